@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ * What is done to a VM whose lease is lost. */
+#ifndef VL_LOCKD_ACTION_H
+#define VL_LOCKD_ACTION_H
+
+#include "lockd/daemon.h"
+
+/* In the background and without any lock of ours held: libvirt calls us back while it pauses a VM. */
+void vl_action_lost(VlDaemon *daemon, VlVm *vm, const char *volume);
+
+#endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Looking after leases we have: are they still ours, are our QEMU's clients all recorded (R3), who else watches the
+ * image (R4), do fences last as long as they should (R6).
+ */
+#ifndef VL_LOCKD_AUDIT_H
+#define VL_LOCKD_AUDIT_H
+
+#include "lockd/daemon.h"
+
+/* All leases, every audit_interval. Called from the main loop; the work is done in the background. */
+void vl_audit_begin(VlDaemon *daemon);
+/* All leases in one place, now: after silence, a reconnect, a new session number. */
+void vl_audit_place(VlDaemon *daemon, VlPlace *place);
+/* Fences that lapsed too early are set again. Called from the main loop every second. */
+void vl_refence_begin(VlDaemon *daemon);
+
+#endif

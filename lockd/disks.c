@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "lockd/disks.h"
+
+#include "lockd/error.h"
+
+#define XML_WAIT_S 5.0
+#define XML_POLL_US (20 * 1000)
+#define RESOLVE_S 12.0
+
+VlDomain *
+vl_disks_domain(VlDaemon *daemon, const char *uri, const char *name, const char *uuid, gint64 pid, const VlCall *call,
+                GError **error)
+{
+    g_autofree char *dir = vl_statusxml_dir(uri, daemon->settings->run_root, error);
+    if (!dir)
+        return NULL;
+    gint64 until = vl_call_within(call, XML_WAIT_S);
+    for (;;) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(VlDomain) domain = vl_statusxml_find(dir, name, uuid, &local);
+        if (domain && (domain->pid == 0 || domain->pid == pid))
+            return g_steal_pointer(&domain);
+        if (vl_clock_now() >= until || !vl_call_check(call, "reading the status XML", NULL)) {
+            vl_set_error(error, VL_ERR_NO_XML,
+                         "VM '%s' (%s): no status XML of process %" G_GINT64_FORMAT " in %s (%s); its disks are not known, so it gets "
+                         "no lease",
+                         name, uuid, pid, dir,
+                         local    ? local->message
+                         : domain ? "the file there is of another process"
+                                  : "no file has that uuid");
+            return NULL;
+        }
+        vl_clock_sleep_until(vl_clock_now() + XML_POLL_US, call);
+    }
+}
+
+/* ---- resolving ---- */
+
+typedef struct {
+    VlDaemon *daemon;
+    const VlDisk *disk;
+    struct vl_volume_spec spec; /* canonical spelling */
+    VlVolume *volume;
+    gint64 deadline;
+    GError *error;
+} Resolve;
+
+static gpointer
+resolve_run(gpointer data)
+{
+    Resolve *resolve = data;
+    VlStore *store = resolve->daemon->store;
+    resolve->volume = store->ops->resolve(store, &resolve->spec, resolve->deadline, &resolve->error);
+    return NULL;
+}
+
+static void
+resolve_free(Resolve *resolve)
+{
+    vl_volume_spec_clear(&resolve->spec);
+    vl_volume_unref(resolve->volume);
+    g_clear_error(&resolve->error);
+    g_free(resolve);
+}
+
+/* What this backend leases: RBD network disks and krbd paths. Files get their backends later; a network
+ * disk of another protocol has none. */
+static Resolve *
+resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadline)
+{
+    Resolve *resolve = g_new0(Resolve, 1);
+    resolve->daemon = daemon;
+    resolve->disk = disk;
+    resolve->deadline = deadline;
+    int r = disk->spec.kind == VL_VOLUME_FILE ? vl_volume_from_path(disk->spec.path, "/sys", "/dev", &resolve->spec)
+                                              : vl_volume_spec_copy(&disk->spec, &resolve->spec);
+    if (r == 0 && resolve->spec.kind == VL_VOLUME_RBD)
+        return resolve;
+    g_autofree char *name = vl_volume_display(&disk->spec);
+    g_info("VM %s: disk %s (%s) is not on RBD: no lease", vm->name, disk->target, name);
+    resolve_free(resolve);
+    return NULL;
+}
+
+static void
+resolve_all(GPtrArray *resolves)
+{
+    g_autoptr(GPtrArray) threads = g_ptr_array_new();
+    for (guint i = 1; i < resolves->len; i++)
+        g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolves->pdata[i]));
+    if (resolves->len)
+        resolve_run(resolves->pdata[0]);
+    for (guint i = 0; i < threads->len; i++)
+        g_thread_join(threads->pdata[i]);
+}
+
+static gboolean
+known_already(VlVm *vm, const VlDisk *disk)
+{
+    for (guint i = 0; i < vm->leases->len; i++)
+        if (vl_volume_spec_equal(&((VlLease *)vm->leases->pdata[i])->spec, &disk->spec))
+            return TRUE;
+    return FALSE;
+}
+
+gboolean
+vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GPtrArray *ret_new, GError **error)
+{
+    g_autoptr(GPtrArray) resolves = g_ptr_array_new_with_free_func((GDestroyNotify)resolve_free);
+    gint64 deadline = vl_call_within(call, RESOLVE_S);
+    for (guint i = 0; i < domain->disks->len; i++) {
+        const VlDisk *disk = domain->disks->pdata[i];
+        Resolve *resolve = known_already(vm, disk) ? NULL : resolve_new(daemon, vm, disk, deadline);
+        if (resolve)
+            g_ptr_array_add(resolves, resolve);
+    }
+    resolve_all(resolves);
+    for (guint i = 0; i < resolves->len; i++) {
+        Resolve *resolve = resolves->pdata[i];
+        if (resolve->error && !resolve->disk->readonly) {
+            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error), "disk %s of VM '%s': ",
+                                       resolve->disk->target, vm->name);
+            return FALSE;
+        }
+    }
+    for (guint i = 0; i < resolves->len; i++) {
+        Resolve *resolve = resolves->pdata[i];
+        if (!resolve->volume)
+            continue;
+        if (resolve->disk->readonly) {
+            vl_vm_add_reader(vm, resolve->volume);
+        } else if (!vl_vm_find_lease(vm, resolve->volume->key)) {
+            VlLease *lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
+            vl_vm_add_lease(vm, lease);
+            g_ptr_array_add(ret_new, lease);
+        }
+    }
+    return TRUE;
+}

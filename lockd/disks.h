@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ * From a VM's status XML to the volumes it must lease. */
+#ifndef VL_LOCKD_DISKS_H
+#define VL_LOCKD_DISKS_H
+
+#include "lockd/daemon.h"
+#include "lockd/statusxml.h"
+
+/* Adds to `vm` a lease (state NONE) for every read-write RBD disk of `domain` that it has none for yet, and a
+ * reader entry for each readonly one; appends the new leases (borrowed) to ret_new. All volumes are resolved at
+ * the same time. FALSE when one cannot be: nothing is added then. VM's operation lock held. */
+gboolean vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GPtrArray *ret_new,
+                      GError **error);
+
+/* The status XML of a VM whose process is `pid`: waits (bounded by the call) while the file is missing or is a
+ * leftover with another pid. pid='0' counts as right for a child that has not exec'd yet. */
+VlDomain *vl_disks_domain(VlDaemon *daemon, const char *uri, const char *name, const char *uuid, gint64 pid,
+                          const VlCall *call, GError **error);
+
+#endif

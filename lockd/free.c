@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "lockd/free.h"
+
+#include "lockd/error.h"
+#include "lockd/fault.h"
+#include "lockd/judge.h"
+#include "lockd/procinfo.h"
+#include "lockd/take.h"
+#include "lockd/takeover.h"
+
+#define STEP_S 6
+#define FENCE_S 15
+#define RETRY_S 2.0
+
+static gint64
+unix_now(void)
+{
+    return g_get_real_time() / G_USEC_PER_SEC;
+}
+
+static GPtrArray *
+takes_to_free(GPtrArray *leases)
+{
+    GPtrArray *takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
+    for (guint i = 0; i < leases->len; i++)
+        if (((VlLease *)leases->pdata[i])->state == VL_LEASE_FREEING)
+            g_ptr_array_add(takes, vl_take_new(leases->pdata[i]));
+    return takes;
+}
+
+static void
+set_freeing(GPtrArray *leases, const char *reason)
+{
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (lease->state != VL_LEASE_FREE)
+            vl_lease_set_state(lease, VL_LEASE_FREEING, reason);
+    }
+}
+
+/* Writes the record without us for each take; those that are not ours any more are done at once. */
+static gboolean
+write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fenced, GError **error)
+{
+    gboolean ok = TRUE;
+    g_autofree VlLease **leases = g_new0(VlLease *, takes->len + 1);
+    g_autofree VlRecord **next = g_new0(VlRecord *, takes->len + 1);
+    g_autofree GBytes **expect = g_new0(GBytes *, takes->len + 1);
+    guint n = 0;
+    for (guint i = 0; i < takes->len; i++) {
+        VlTake *take = takes->pdata[i];
+        if (!vl_record_find(take->record, &vm->who)) {
+            vl_lease_set_state(take->lease, VL_LEASE_FREE, "the record does not name this process");
+            continue;
+        }
+        next[n] = vl_rules_freed(take->record, &vm->who, unix_now());
+        if (!next[n] && fenced && take->set && take->set->len)
+            next[n] = vl_record_new();
+        if (next[n] && fenced) {
+            next[n]->epoch = take->record->epoch + 1;
+            g_clear_pointer(&next[n]->claim, vl_claim_free); /* judged dead by the caller */
+            vl_fenced_into(next[n], take->set, fenced);
+        }
+        leases[n] = take->lease;
+        expect[n++] = take->look.record;
+    }
+    if (n)
+        ok = vl_cas_records(leases, next, expect, n, vl_deadline_in(STEP_S), error);
+    for (guint i = 0; i < n; i++) {
+        if (leases[i]->record && !vl_record_find(leases[i]->record, &vm->who))
+            vl_lease_set_state(leases[i], VL_LEASE_FREE, "freed");
+        vl_record_free(next[i]);
+    }
+    return ok;
+}
+
+static void
+unindex(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
+{
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (lease->state != VL_LEASE_FREE)
+            continue;
+        g_autoptr(GPtrArray) keys = g_ptr_array_new();
+        VlPlace *place = lease->volume->place;
+        g_ptr_array_add(keys, lease->volume->key);
+        (void)place->store->ops->index_del(place, daemon->host->id, keys, vl_deadline_in(STEP_S), NULL);
+    }
+}
+
+void
+vl_free_leases(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *reason)
+{
+    g_autoptr(GError) error = NULL;
+    set_freeing(leases, reason);
+    g_autoptr(GPtrArray) takes = takes_to_free(leases);
+    if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), &error) ||
+        !write_freed(daemon, vm, takes, NULL, &error))
+        g_warning("VM %s: not every lease could be freed: %s; tried again when its process is gone", vm->name, error->message);
+    unindex(daemon, vm, leases);
+}
+
+/* ---- exit ---- */
+
+static gboolean
+seen(const VlTake *take, const char *addr)
+{
+    return vl_watchers_have(take->look.watchers, addr) || (take->look.owner && g_str_equal(take->look.owner->addr, addr));
+}
+
+/* Clients that came after this QEMU was forked, from this host, recorded by nobody: it died between open and
+ * its first Acquire. */
+static void
+add_unrecorded(VlDaemon *daemon, VlTake *take)
+{
+    if (!take->lease->baseline || take->record->shared)
+        return;
+    g_autoptr(GPtrArray) strangers = vl_rules_unexplained(take->record, take->look.watchers);
+    for (guint i = 0; i < strangers->len; i++) {
+        const char *addr = ((VlWatcher *)strangers->pdata[i])->addr;
+        g_autofree char *ip = vl_addr_ip(addr);
+        if (ip && g_hash_table_contains(daemon->host->ips, ip) && !vl_addrs_has(take->lease->baseline, addr) &&
+            !vl_vms_has_reader(daemon->vms, take->lease->volume->key))
+            vl_addrs_add(take->set, addr);
+    }
+}
+
+static void
+find_remains(VlDaemon *daemon, VlVm *vm, VlTake *take)
+{
+    const VlHolder *holder = vl_record_find(take->record, &vm->who);
+    take->set = vl_addrs_new();
+    if (!holder)
+        return;
+    for (guint i = 0; i < holder->addrs->len; i++)
+        if (vm->late_exit || seen(take, holder->addrs->pdata[i]))
+            vl_addrs_add(take->set, holder->addrs->pdata[i]);
+    add_unrecorded(daemon, take);
+}
+
+static gboolean
+fence_remains(VlDaemon *daemon, GPtrArray *takes, GPtrArray *ret_fenced, GError **error)
+{
+    g_autoptr(GHashTable) done = g_hash_table_new(NULL, NULL);
+    for (guint i = 0; i < takes->len; i++) {
+        VlPlace *place = ((VlTake *)takes->pdata[i])->lease->volume->place;
+        g_autoptr(GPtrArray) all = vl_addrs_new();
+        if (!g_hash_table_add(done, place))
+            continue;
+        for (guint k = i; k < takes->len; k++) {
+            VlTake *take = takes->pdata[k];
+            for (guint a = 0; take->lease->volume->place == place && a < take->set->len; a++)
+                vl_addrs_add(all, take->set->pdata[a]);
+        }
+        if (!vl_fence_set(daemon, place, all, ret_fenced, vl_deadline_in(FENCE_S), error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+break_remains(GPtrArray *takes, GError **error)
+{
+    for (guint i = 0; i < takes->len; i++) {
+        VlTake *take = takes->pdata[i];
+        const VlLockOwner *owner = take->look.owner;
+        if (owner && owner->managed && vl_addrs_has(take->set, owner->addr) &&
+            !take->lease->volume->place->store->ops->break_lock(take->lease->volume, owner, vl_deadline_in(STEP_S), error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
+/* A claim of somebody else's on our dead VM: theirs to finish, unless they are dead as well. */
+static gboolean
+claims_settled(VlDaemon *daemon, GPtrArray *takes, GError **error)
+{
+    VlCall call = {.deadline = vl_deadline_in(daemon->settings->dead_after * 2 + 10)};
+    VlPatience patience = {.wait_s = daemon->settings->dead_after * 2, .began = vl_clock_now(), .call = &call};
+    for (guint i = 0; i < takes->len; i++)
+        if (!vl_judge_claim(daemon, takes->pdata[i], &patience, error))
+            return FALSE;
+    return TRUE;
+}
+
+/* A volume that is gone, or whose record nobody understands, has no lease of ours to free. */
+static void
+drop_hopeless(GPtrArray *takes)
+{
+    for (guint i = takes->len; i > 0; i--) {
+        VlTake *take = takes->pdata[i - 1];
+        g_autoptr(GPtrArray) one = g_ptr_array_new();
+        g_autoptr(GError) error = NULL;
+        g_ptr_array_add(one, take);
+        if (take->look.error || take->record)
+            continue;
+        if (!vl_take_look(one, VL_LOOK_RECORD, vl_deadline_in(STEP_S), &error) &&
+            (vl_error_code(error) == VL_ERR_MISSING || vl_error_code(error) == VL_ERR_RECORD)) {
+            vl_lease_set_state(take->lease, VL_LEASE_FREE, error->message);
+            g_ptr_array_remove_index(takes, i - 1);
+        }
+    }
+}
+
+static gboolean
+exit_round(VlDaemon *daemon, VlVm *vm, GError **error)
+{
+    g_autoptr(GPtrArray) takes = takes_to_free(vm->leases);
+    g_autoptr(GPtrArray) fenced = g_ptr_array_new_with_free_func((GDestroyNotify)vl_fenced_free);
+    if (!vl_take_look(takes, VL_LOOK_ALL, vl_deadline_in(STEP_S), error)) {
+        drop_hopeless(takes);
+        return FALSE;
+    }
+    if (!claims_settled(daemon, takes, error))
+        return FALSE;
+    for (guint i = 0; i < takes->len; i++)
+        find_remains(daemon, vm, takes->pdata[i]);
+    VL_FAULT("exit-before-fence");
+    if (!fence_remains(daemon, takes, fenced, error) || !break_remains(takes, error))
+        return FALSE;
+    VL_FAULT("exit-after-fence");
+    return write_freed(daemon, vm, takes, fenced, error);
+}
+
+static gboolean
+all_free(const GPtrArray *leases)
+{
+    for (guint i = 0; i < leases->len; i++)
+        if (((VlLease *)leases->pdata[i])->state != VL_LEASE_FREE)
+            return FALSE;
+    return TRUE;
+}
+
+static void
+exit_job(VlDaemon *daemon, gpointer data)
+{
+    VlVm *vm = data;
+    g_mutex_lock(&vm->op);
+    if (vm->gone) {
+        g_mutex_unlock(&vm->op);
+        return;
+    }
+    g_message("VM %s: process %" G_GINT64_FORMAT " is gone; freeing %u lease(s)", vm->name, vm->who.pid, vm->leases->len);
+    set_freeing(vm->leases, "its process is gone");
+    for (guint attempt = 0; !all_free(vm->leases) && !g_atomic_int_get(&daemon->stopping); attempt++) {
+        g_autoptr(GError) error = NULL;
+        if (exit_round(daemon, vm, &error))
+            continue;
+        if (error)
+            g_warning("VM %s: leases of its dead process not free yet: %s", vm->name, error->message);
+        if (vl_error_code(error) != VL_ERR_CHANGED) {
+            g_mutex_unlock(&vm->op);
+            vl_clock_sleep_until(vl_deadline_in(attempt ? RETRY_S : 0.2), NULL);
+            g_mutex_lock(&vm->op);
+        }
+    }
+    if (all_free(vm->leases)) {
+        unindex(daemon, vm, vm->leases);
+        vl_journal_remove(daemon->journal, &vm->who);
+        vl_vms_remove(daemon->vms, vm);
+    }
+    g_mutex_unlock(&vm->op);
+}
+
+void
+vl_exit_begin(VlDaemon *daemon, VlVm *vm)
+{
+    g_atomic_int_set(&vm->exited, 1);
+    vl_daemon_run(daemon, exit_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+}

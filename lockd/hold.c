@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "lockd/hold.h"
+
+#include "lockd/error.h"
+#include "lockd/fault.h"
+#include "lockd/judge.h"
+#include "lockd/procinfo.h"
+#include "lockd/take.h"
+
+#define STEP_S 6
+#define ADDRESS_WAIT_S 3.0
+#define ADDRESS_POLL_US (100 * 1000)
+
+char *
+vl_hold_state(const VlVm *vm)
+{
+    return g_strdup_printf("vl1:%s", vm->token);
+}
+
+/* ---- addresses ---- */
+
+GPtrArray *
+vl_hold_find_addrs(VlVm *vm, const VlLease *lease, const VlLook *look, GError **error)
+{
+    GPtrArray *addrs = vl_addrs_new();
+    if (lease->spec.krbd) {
+        char *addr = NULL;
+        if (vl_volume_krbd_client(lease->spec.path, "/sys", "/dev", &addr) == 0)
+            vl_addrs_add(addrs, addr);
+        free(addr);
+        return addrs;
+    }
+    g_autoptr(GHashTable) ips = vl_proc_local_ips((pid_t)vm->who.pid, error);
+    for (guint i = 0; ips && look->watchers && i < look->watchers->len; i++) {
+        const VlWatcher *watcher = look->watchers->pdata[i];
+        g_autofree char *ip = vl_addr_ip(watcher->addr);
+        if (ip && g_hash_table_contains(ips, ip) && !(lease->baseline && vl_addrs_has(lease->baseline, watcher->addr)))
+            vl_addrs_add(addrs, watcher->addr);
+    }
+    return addrs;
+}
+
+/* The recorded addresses and those on the image now; FALSE when nothing at all is known of this QEMU. */
+static gboolean
+refresh_addrs(VlVm *vm, VlTake *take, GPtrArray *addrs, GError **error)
+{
+    gboolean all_known = addrs->len > 0;
+    for (guint i = 0; take->look.watchers && i < take->look.watchers->len && all_known; i++) {
+        const char *addr = ((VlWatcher *)take->look.watchers->pdata[i])->addr;
+        all_known = vl_addrs_has(addrs, addr) || (take->lease->baseline && vl_addrs_has(take->lease->baseline, addr));
+    }
+    gboolean present = FALSE;
+    for (guint i = 0; i < addrs->len && !present; i++)
+        present = vl_watchers_have(take->look.watchers, addrs->pdata[i]) || take->lease->spec.krbd;
+    if (all_known && present)
+        return TRUE; /* the common resume: no look at /proc */
+    g_autoptr(GPtrArray) found = vl_hold_find_addrs(vm, take->lease, &take->look, NULL);
+    for (guint i = 0; i < found->len; i++)
+        vl_addrs_add(addrs, found->pdata[i]);
+    if (found->len)
+        return TRUE;
+    vl_set_error(error, VL_ERR_NO_ADDRESS,
+                 "%s: no client of this QEMU (pid %" G_GINT64_FORMAT ") was found among those that watch the image, so it could "
+                 "not be fenced later; it may not run. See rbd status, and whether QEMU reaches Ceph from this network namespace",
+                 take->lease->volume->display, vm->who.pid);
+    return FALSE;
+}
+
+/* ---- one attempt ---- */
+
+static gboolean
+record_still_ours(VlVm *vm, VlTake *take, GError **error)
+{
+    if (!vl_record_find(take->record, &vm->who)) {
+        const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
+        g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("free now");
+        vl_lease_set_state(take->lease, VL_LEASE_LOST, "the record does not name this process");
+        vl_set_error(error, VL_ERR_STALE,
+                     "%s ran elsewhere since this VM had it (%s): its memory here is stale and it may not go on. Destroy it "
+                     "here",
+                     take->lease->volume->display, who);
+        return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+write_held(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, GError **error)
+{
+    guint n = takes->len;
+    g_autofree VlLease **leases = g_new0(VlLease *, n);
+    g_autofree VlRecord **next = g_new0(VlRecord *, n);
+    g_autofree GBytes **expect = g_new0(GBytes *, n);
+    gboolean ok = TRUE;
+    for (guint i = 0; i < n; i++) {
+        VlTake *take = takes->pdata[i];
+        leases[i] = take->lease;
+        expect[i] = take->lease->raw;
+        next[i] = vl_record_copy(take->lease->record);
+        VlHolder *holder = vl_record_find(next[i], &vm->who);
+        holder->held = TRUE;
+        holder->session = vl_sessions_number(daemon->sessions, take->lease->volume->place);
+        g_free(holder->token);
+        holder->token = g_strdup(token);
+        for (guint k = 0; k < take->set->len; k++)
+            vl_addrs_add(holder->addrs, take->set->pdata[k]);
+    }
+    ok = vl_cas_records(leases, next, expect, n, vl_deadline_in(STEP_S), error);
+    for (guint i = 0; i < n; i++)
+        vl_record_free(next[i]);
+    return ok;
+}
+
+/* With what is known to be stored, so that a resume is one write and one look at the watchers. */
+static gboolean
+hold_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, gboolean reread, const char *token, const VlCall *call,
+             GError **error)
+{
+    guint what = VL_LOOK_WATCHERS | (reread ? VL_LOOK_RECORD : 0);
+    if (!vl_take_look(takes, what, vl_call_within(call, STEP_S), error))
+        return FALSE;
+    for (guint i = 0; i < takes->len; i++) {
+        VlTake *take = takes->pdata[i];
+        if (reread) {
+            VlPatience patience = {.wait_s = daemon->settings->takeover_wait, .began = vl_clock_now(), .call = call};
+            if (!record_still_ours(vm, take, error) || !vl_judge_claim(daemon, take, &patience, error))
+                return FALSE;
+            /* A claim that was judged dead is struck by our write. */
+            g_autoptr(VlRecord) struck = vl_record_copy(take->record);
+            g_clear_pointer(&struck->claim, vl_claim_free);
+            vl_lease_set_record(take->lease, g_bytes_ref(take->look.record), g_steal_pointer(&struck));
+        }
+        g_clear_pointer(&take->set, g_ptr_array_unref);
+        take->set = vl_addrs_copy(vl_lease_holder(take->lease)->addrs);
+        if (!refresh_addrs(vm, take, take->set, error))
+            return FALSE;
+    }
+    VL_FAULT("before-hold");
+    return write_held(daemon, vm, takes, token, error);
+}
+
+static gboolean
+hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, const VlCall *call, GError **error)
+{
+    gint64 address_until = vl_deadline_in(ADDRESS_WAIT_S);
+    gboolean reread = FALSE;
+    for (;;) {
+        g_autoptr(GError) local = NULL;
+        if (!vl_call_check(call, "giving the VM its leases", error))
+            return FALSE;
+        if (hold_attempt(daemon, vm, takes, reread, token, call, &local))
+            return TRUE;
+        enum vl_error code = vl_error_code(local);
+        gboolean wait_for_address = code == VL_ERR_NO_ADDRESS && vl_clock_now() < address_until;
+        if (code != VL_ERR_CHANGED && code != VL_ERR_STORAGE && !wait_for_address) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        reread = reread || code == VL_ERR_CHANGED;
+        vl_clock_sleep_until(vl_clock_now() + ADDRESS_POLL_US, call);
+    }
+}
+
+gboolean
+vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
+{
+    g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        if (lease->state == VL_LEASE_PARKED)
+            g_ptr_array_add(takes, vl_take_new(lease));
+        else if (lease->state != VL_LEASE_HELD) {
+            vl_set_error(error, lease->state == VL_LEASE_LOST ? VL_ERR_STALE : VL_ERR_LOST,
+                         "%s: this VM's lease is %s%s. It may not run", lease->volume->display,
+                         vl_lease_state_name(lease->state),
+                         lease->state == VL_LEASE_LOST ? " (taken over or fenced meanwhile): its memory here is stale; destroy it here" : "");
+            return FALSE;
+        }
+    }
+    g_autofree char *token = vl_random_id();
+    if (takes->len && !hold_takes(daemon, vm, takes, token, call, error))
+        return FALSE;
+    for (guint i = 0; i < takes->len; i++) {
+        VlLease *lease = ((VlTake *)takes->pdata[i])->lease;
+        lease->unwritten = FALSE;
+        vl_lease_set_state(lease, VL_LEASE_HELD, "CPUs may run");
+    }
+    if (takes->len) {
+        g_free(vm->token);
+        vm->token = g_steal_pointer(&token);
+    }
+    vm->ever_held = TRUE;
+    vl_vms_lock(vm->vms);
+    vm->running = TRUE;
+    vl_vms_unlock(vm->vms);
+    return TRUE;
+}
+
+/* ---- parking ---- */
+
+static void
+park_job(VlDaemon *daemon, gpointer data)
+{
+    VlVm *vm = data;
+    g_mutex_lock(&vm->op);
+    g_autoptr(GPtrArray) dirty = g_ptr_array_new();
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        if (lease->unwritten && lease->state == VL_LEASE_PARKED && vl_lease_holder(lease))
+            g_ptr_array_add(dirty, lease);
+    }
+    guint n = dirty->len;
+    g_autofree VlRecord **next = g_new0(VlRecord *, n + 1);
+    g_autofree GBytes **expect = g_new0(GBytes *, n + 1);
+    for (guint i = 0; i < n; i++) {
+        VlLease *lease = dirty->pdata[i];
+        expect[i] = lease->raw;
+        next[i] = vl_record_copy(lease->record);
+        vl_record_find(next[i], &vm->who)->held = FALSE;
+        lease->unwritten = FALSE;
+    }
+    g_autoptr(GError) error = NULL;
+    if (n && !vl_cas_records((VlLease *const *)dirty->pdata, next, expect, n, vl_deadline_in(STEP_S), &error))
+        g_warning("VM %s: its stored leases still say held although it is paused: %s (harmless)", vm->name, error->message);
+    for (guint i = 0; i < n; i++)
+        vl_record_free(next[i]);
+    g_mutex_unlock(&vm->op);
+}
+
+void
+vl_park_all(VlDaemon *daemon, VlVm *vm)
+{
+    gboolean any = FALSE;
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        if (lease->state != VL_LEASE_HELD)
+            continue;
+        vl_lease_set_state(lease, VL_LEASE_PARKED, "CPUs stopped");
+        lease->unwritten = TRUE;
+        any = TRUE;
+    }
+    vl_vms_lock(vm->vms);
+    vm->running = FALSE;
+    vl_vms_unlock(vm->vms);
+    if (any)
+        vl_daemon_run(daemon, park_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+}

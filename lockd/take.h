@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Taking leases for a QEMU process that is about to start, all or nothing.
+ */
+#ifndef VL_LOCKD_TAKE_H
+#define VL_LOCKD_TAKE_H
+
+#include "lockd/daemon.h"
+#include "lockd/rules.h"
+
+/* One volume being taken: what was seen of it, and what was decided. */
+typedef struct {
+    VlLease *lease;
+    VlLook look;
+    VlRecord *record;     /* parsed look.record */
+    VlTakeStep step;
+    GPtrArray *blockers;  /* of VlHolder, borrowed from record */
+    GPtrArray *verdicts;  /* of VlVerdict, one per blocker, all dead; NULL element: dead for certain */
+    VlVerdict *claimant;  /* verdict on the claimant, if there is a dead claim of another host */
+    GPtrArray *dead_ips, *never;
+    gboolean dead_foreign_owner;
+    GPtrArray *set;       /* addresses to fence */
+    char *claim_id;
+    VlRecord *claimed;    /* the record with our claim in it */
+    GBytes *claimed_raw;
+} VlTake;
+
+VlTake *vl_take_new(VlLease *lease);
+void vl_take_free(VlTake *take);
+/* Looks at all volumes at once and parses the records. */
+gboolean vl_take_look(GPtrArray *takes, guint what, gint64 deadline, GError **error);
+
+/* Takes every lease of `leases` (VlLease in state NONE, same VM, already in vm->leases) as PARKED, fencing dead
+ * owners first. On failure none of them is left taken; they end in state FREE. VM's operation lock held.
+ * `wait_s`: how long to wait for a verdict on a silent owner. */
+gboolean vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error);
+
+/* Writes `next[i]` over what is known to be stored for `leases[i]`, lowest volume key first and alone, so that of
+ * two who want the same volumes exactly one gets through; then the rest at once. On success the leases
+ * know their new record. CHANGED when somebody was faster; then nothing is certain but leases
+ * whose write worked have been updated. */
+gboolean vl_cas_records(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n,
+                        gint64 deadline, GError **error);
+
+/* Our entry for a record. */
+VlHolder *vl_take_holder(VlDaemon *daemon, VlVm *vm, VlPlace *place);
+
+/* "leased by VM 'web1' on host node-a since 2026-11-22 10:00:00" */
+char *vl_holder_describe(const VlHolder *holder);
+
+#endif

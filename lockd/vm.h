@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The QEMU processes of this host that virtleased watches, and their leases.
+ *
+ * Locks: `vms` has one mutex for the table and for what others may read of a VM or lease; it is never
+ * held over storage, files or waits. Each VM has an operation lock, taken for the whole of a call
+ * about it (a call may wait for a verdict under it), so that calls about one VM are one after another and
+ * calls about different VMs are not.
+ */
+#ifndef VL_LOCKD_VM_H
+#define VL_LOCKD_VM_H
+
+#include "lockd/challenge.h"
+#include "lockd/lease.h"
+
+typedef struct VlVms VlVms;
+
+struct VlVm {
+    gint refs;
+    VlVms *vms;
+    VlIncarnation who; /* host, boot, uuid, pid, start: fixed for its life */
+    char *name, *uri;
+    int action;  /* libvirt's on_lockfailure number */
+    int pidfd;
+    gint exited; /* atomic: the process is gone */
+    guint watch; /* GSource of the pidfd, main loop only */
+    /* Table lock: */
+    GPtrArray *leases;  /* of VlLease */
+    GPtrArray *readers; /* of VlVolume: volumes this VM has as readonly disks */
+    gboolean running;   /* CPUs were let run and not stopped since */
+    gboolean gone;      /* the exit has been handled; no longer in the table */
+    gboolean adopting;  /* found at start, its leases are still being looked at */
+    /* Operation lock: */
+    GMutex op;
+    gboolean ever_held;
+    gboolean late_exit; /* the exit was not seen when it happened: always fence (R5) */
+    char *token;        /* current hand-over token */
+};
+
+VlVms *vl_vms_new(void);
+void vl_vms_free(VlVms *vms);
+void vl_vms_lock(VlVms *vms);
+void vl_vms_unlock(VlVms *vms);
+
+/* A VM not yet in the table; takes over `pidfd`. */
+VlVm *vl_vm_new(VlVms *vms, const VlIncarnation *who, const char *name, const char *uri, int action, int pidfd);
+VlVm *vl_vm_ref(VlVm *vm);
+void vl_vm_unref(VlVm *vm);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(VlVm, vl_vm_unref)
+
+/* FALSE when another incarnation with that uuid is in the table (*ret_other, a reference). */
+gboolean vl_vms_add(VlVms *vms, VlVm *vm, VlVm **ret_other);
+void vl_vms_remove(VlVms *vms, VlVm *vm);
+/* References; NULL when unknown. */
+VlVm *vl_vms_find_uuid(VlVms *vms, const char *uuid);
+VlVm *vl_vms_find_incarnation(VlVms *vms, const VlIncarnation *who);
+GPtrArray *vl_vms_all(VlVms *vms); /* of references */
+guint vl_vms_count_leases(VlVms *vms);
+
+void vl_vm_add_lease(VlVm *vm, VlLease *lease);
+void vl_vm_drop_lease(VlVm *vm, VlLease *lease); /* frees it */
+VlLease *vl_vm_find_lease(VlVm *vm, const char *volume_key);
+void vl_vm_add_reader(VlVm *vm, VlVolume *volume);
+/* A living VM of this host has the volume as a readonly disk. */
+gboolean vl_vms_has_reader(VlVms *vms, const char *volume_key);
+/* What this host answers about a lease (see challenge.h). */
+VlAnswer vl_vms_answer(VlVms *vms, const char *volume_key, const VlIncarnation *holder);
+
+#endif
