@@ -53,9 +53,12 @@ same(const char *a, const char *b)
 bool
 vl_volume_spec_equal(const struct vl_volume_spec *a, const struct vl_volume_spec *b)
 {
-    return a->kind == b->kind && same(a->pool, b->pool) && same(a->ns, b->ns) &&
-           same(a->image, b->image) && same(a->conf, b->conf) && same(a->mon_hosts, b->mon_hosts) &&
-           same(a->path, b->path);
+    if (a->kind != b->kind)
+        return false;
+    if (a->kind != VL_VOLUME_RBD)
+        return same(a->path, b->path);
+    return same(a->pool, b->pool) && same(a->ns, b->ns) && same(a->image, b->image) &&
+           same(a->conf, b->conf) && same(a->mon_hosts, b->mon_hosts);
 }
 
 /* Control characters would break a log line in two. */

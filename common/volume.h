@@ -30,7 +30,8 @@ struct vl_volume_spec {
     /* krbd: what the kernel says the device is, NULL where it does not tell. Right even where the
      * names are not: an image renamed since it was mapped, one of another cluster. */
     char *fsid, *pool_id, *image_id;
-    char *path; /* FILE: as canonical as the file system allows; OTHER: "protocol:name" */
+    char *path; /* FILE: as canonical as the file system allows; OTHER: "protocol:name"; krbd: as
+                 * given, for vl_volume_krbd_client(), no part of the name */
 };
 
 void vl_volume_spec_clear(struct vl_volume_spec *spec);

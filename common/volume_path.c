@@ -139,7 +139,7 @@ rbd_number(const char *name)
 static int
 krbd_spec(const char *dir, struct vl_volume_spec *ret_spec)
 {
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .krbd = true};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD};
     autofree char *snap = NULL;
     const struct {
         const char *name;
@@ -324,7 +324,7 @@ block_name(const char *written, const char *base, const char *real_dev, const ch
 static int
 resolve_both(const char *path, const char *dev, char **ret_real, char **ret_real_dev)
 {
-    if (path[0] != '/' || dev[0] != '/')
+    if (!path || path[0] != '/' || dev[0] != '/')
         return -EINVAL;
     char *real = NULL, *real_dev = NULL;
     int r = resolve(path, &real);
@@ -340,6 +340,25 @@ resolve_both(const char *path, const char *dev, char **ret_real, char **ret_real
     return 0;
 }
 
+/* A krbd spec, from its sysfs directory or (not mapped) from the `name` below /dev/rbd. It keeps
+ * the path, so that vl_volume_krbd_client() can ask again. */
+static int
+krbd_from(const char *dir, const char *name, const char *path, struct vl_volume_spec *ret_spec)
+{
+    struct vl_volume_spec spec;
+    int r = dir ? krbd_spec(dir, &spec) : vl_volume_parse_rbd(name, &spec);
+    if (r < 0)
+        return r;
+    spec.krbd = true;
+    spec.path = strdup(path);
+    if (!spec.path) {
+        vl_volume_spec_clear(&spec);
+        return -ENOMEM;
+    }
+    *ret_spec = spec;
+    return 0;
+}
+
 int
 vl_volume_from_path(const char *path, const char *sysfs, const char *dev,
                     struct vl_volume_spec *ret_spec)
@@ -352,17 +371,16 @@ vl_volume_from_path(const char *path, const char *sysfs, const char *dev,
         return r;
     r = krbd_find(real, real_dev, sysfs, false, &dir);
     if (r == 0)
-        return krbd_spec(dir, ret_spec);
+        return krbd_from(dir, NULL, path, ret_spec);
     if (r != -ENXIO)
         return r;
     const char *name = below(real, real_dev);
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_FILE};
-    if (name && strncmp(name, "rbd/", 4) == 0 && vl_volume_parse_rbd(name + 4, &spec) == 0) {
-        /* Not mapped (yet): the name is all there is. */
-        spec.krbd = true;
-        *ret_spec = spec;
-        return 0;
+    if (name && strncmp(name, "rbd/", 4) == 0) {
+        r = krbd_from(NULL, name + 4, path, ret_spec); /* not mapped: the name is all there is */
+        if (r != -EINVAL)
+            return r;
     }
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_FILE};
     if (name && !strchr(name, '/') && access(real, F_OK) == 0) {
         r = block_name(path, name, real_dev, sysfs, &spec.path);
         if (r < 0)

@@ -213,8 +213,7 @@ ghost_from_record(VlDaemon *daemon, VlVolume *volume, const VlHolder *holder)
         if (pidfd >= 0)
             close(pidfd);
         if (alive) {
-            g_autoptr(GError) error = NULL;
-            g_autoptr(VlVm) vm = adopt_begin(daemon, &holder->who, holder->vm, SYSTEM_URI, 0, &error);
+            vl_vm_unref(adopt_begin(daemon, &holder->who, holder->vm, SYSTEM_URI, 0, NULL));
             return;
         }
     }
@@ -334,8 +333,7 @@ adopt_status_xmls(VlDaemon *daemon)
         if (domain->pid <= 0 || !vl_proc_start_time((pid_t)domain->pid, &who.start, NULL) ||
             !vl_proc_is_qemu_of((pid_t)domain->pid, domain->uuid))
             continue;
-        g_autoptr(GError) gone = NULL;
-        g_autoptr(VlVm) vm = adopt_begin(daemon, &who, domain->name, SYSTEM_URI, 0, &gone);
+        vl_vm_unref(adopt_begin(daemon, &who, domain->name, SYSTEM_URI, 0, NULL));
     }
 }
 

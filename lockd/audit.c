@@ -211,17 +211,6 @@ vl_audit_place(VlDaemon *daemon, VlPlace *place)
 
 /* ---- fences that met a shorter entry ---- */
 
-static gboolean
-lapsed(const VlRecord *record, gint64 now)
-{
-    for (guint i = 0; record && i < record->fenced->len; i++) {
-        const VlFenced *fenced = record->fenced->pdata[i];
-        if (fenced->until < fenced->wanted && fenced->until <= now && fenced->wanted > now)
-            return TRUE;
-    }
-    return FALSE;
-}
-
 /* The monitors drop an entry some seconds after its time; until then adding it again changes nothing. So:
  * every second, until the list shows the new time. */
 static void
@@ -263,7 +252,7 @@ refence_job(VlDaemon *daemon, gpointer data)
         return;
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
-        if (vl_lease_is_ours(lease) && lapsed(lease->record, g_get_real_time() / G_USEC_PER_SEC))
+        if (vl_lease_is_ours(lease) && vl_rules_fence_lapsed(lease->record, g_get_real_time() / G_USEC_PER_SEC))
             refence_lease(daemon, lease);
     }
     g_mutex_unlock(&vm->op);
@@ -279,7 +268,7 @@ vl_refence_begin(VlDaemon *daemon)
         gboolean due = FALSE;
         vl_vms_lock(daemon->vms);
         for (guint k = 0; k < vm->leases->len && !due; k++)
-            due = lapsed(((VlLease *)vm->leases->pdata[k])->record, now);
+            due = vl_rules_fence_lapsed(((VlLease *)vm->leases->pdata[k])->record, now);
         vl_vms_unlock(daemon->vms);
         if (due)
             vl_daemon_run(daemon, refence_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);

@@ -7,7 +7,7 @@
 static const char *const words[] = {
     [VL_ANSWER_NONE] = "none",         [VL_ANSWER_NOBODY] = "nobody", [VL_ANSWER_ALIVE] = "alive",
     [VL_ANSWER_MINE] = "mine",         [VL_ANSWER_NOT_MINE] = "not-mine",
-    [VL_ANSWER_LOST] = "lost",         [VL_ANSWER_READER] = "reader",
+    [VL_ANSWER_FREEING] = "freeing",   [VL_ANSWER_LOST] = "lost",         [VL_ANSWER_READER] = "reader",
 };
 
 static void

@@ -19,6 +19,7 @@ typedef enum {
     VL_ANSWER_ALIVE,    /* the host lives; no word about the lease */
     VL_ANSWER_MINE,     /* lives, and the lease belongs to a VM it watches */
     VL_ANSWER_NOT_MINE, /* lives, and knows nothing of this lease: an orphan it will now free */
+    VL_ANSWER_FREEING,  /* lives; that QEMU is gone and its lease is being freed at this moment */
     VL_ANSWER_LOST,     /* lives, but gave this lease up as lost: its QEMU is fenced */
     VL_ANSWER_READER,   /* the client address belongs to a reader (readonly disk) on that host */
 } VlAnswer;

@@ -50,7 +50,8 @@ resolve_run(gpointer data)
 {
     Resolve *resolve = data;
     VlStore *store = resolve->daemon->store;
-    resolve->volume = store->ops->resolve(store, &resolve->spec, resolve->deadline, &resolve->error);
+    if (!resolve->error)
+        resolve->volume = store->ops->resolve(store, &resolve->spec, resolve->deadline, &resolve->error);
     return NULL;
 }
 
@@ -63,8 +64,15 @@ resolve_free(Resolve *resolve)
     g_free(resolve);
 }
 
+static gboolean
+reads_only(const Resolve *resolve)
+{
+    return resolve->disk->readonly || resolve->spec.snapshot;
+}
+
 /* What this backend leases: RBD network disks and krbd paths. Files get their backends later; a network
- * disk of another protocol has none. */
+ * disk of another protocol has none. NULL without error: no lease is needed. A path that cannot be told
+ * from an RBD device is an error: it might be one. */
 static Resolve *
 resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadline)
 {
@@ -74,12 +82,32 @@ resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadlin
     resolve->deadline = deadline;
     int r = disk->spec.kind == VL_VOLUME_FILE ? vl_volume_from_path(disk->spec.path, "/sys", "/dev", &resolve->spec)
                                               : vl_volume_spec_copy(&disk->spec, &resolve->spec);
-    if (r == 0 && resolve->spec.kind == VL_VOLUME_RBD)
+    if (r < 0)
+        vl_set_error(&resolve->error, VL_ERR_MISSING, "path %s cannot be resolved: %s", disk->spec.path, g_strerror(-r));
+    if (r < 0 || resolve->spec.kind == VL_VOLUME_RBD)
         return resolve;
     g_autofree char *name = vl_volume_display(&disk->spec);
     g_info("VM %s: disk %s (%s) is not on RBD: no lease", vm->name, disk->target, name);
     resolve_free(resolve);
     return NULL;
+}
+
+/* A mapped device keeps its image when that is renamed, and may be of another cluster: then its name leads to
+ * the wrong image. The kernel knows the right ids. */
+static void
+check_krbd(Resolve *resolve)
+{
+    const struct vl_volume_spec *spec = &resolve->spec;
+    if (!resolve->volume || !spec->krbd || !spec->fsid || !spec->image_id)
+        return;
+    g_autofree char *key = g_strdup_printf("rbd:%s/%s/%s/%s", spec->fsid, spec->pool_id ? spec->pool_id : "", spec->ns ? spec->ns : "",
+                                           spec->image_id);
+    if (g_str_equal(key, resolve->volume->key))
+        return;
+    vl_set_error(&resolve->error, VL_ERR_MISSING,
+                 "device %s is mapped to image %s, but %s is now another image (%s): it was renamed or is of another cluster; "
+                 "unmap and map it again",
+                 spec->path, key, resolve->volume->display, resolve->volume->key);
 }
 
 static void
@@ -117,17 +145,19 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
     resolve_all(resolves);
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
-        if (resolve->error && !resolve->disk->readonly) {
-            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error), "disk %s of VM '%s': ",
-                                       resolve->disk->target, vm->name);
+        check_krbd(resolve);
+        if (resolve->error && !reads_only(resolve)) {
+            g_autofree char *name = vl_volume_display(&resolve->disk->spec);
+            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error), "disk %s (%s) of VM '%s': ",
+                                       resolve->disk->target ? resolve->disk->target : "?", name, vm->name);
             return FALSE;
         }
     }
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
-        if (!resolve->volume)
+        if (!resolve->volume || resolve->error)
             continue;
-        if (resolve->disk->readonly) {
+        if (reads_only(resolve)) {
             vl_vm_add_reader(vm, resolve->volume);
         } else if (!vl_vm_find_lease(vm, resolve->volume->key)) {
             VlLease *lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);

@@ -92,7 +92,7 @@ inquest_conclude(Inquest *inquest, GError **error)
         return FALSE;
     case VL_VERDICT_NOT_MINE:
         vl_set_error(error, VL_ERR_CHANGED,
-                     "%s: %s, but that host knows nothing of it and is now freeing it; try again", volume, who);
+                     "%s: %s, whose process is gone; that host is freeing the lease at this moment. Try again", volume, who);
         return FALSE;
     case VL_VERDICT_DEAD:
         if (inquest->daemon->settings->takeover == VL_TAKEOVER_MANUAL && !inquest->verdict->ended) {

@@ -75,6 +75,21 @@ consider(const VlFenceQuestion *question, const char *addr, GPtrArray *set)
         vl_addrs_add(set, addr);
 }
 
+static gboolean
+lapsed(const VlFenced *fenced, gint64 now)
+{
+    return fenced->until < fenced->wanted && fenced->until <= now && fenced->wanted > now;
+}
+
+gboolean
+vl_rules_fence_lapsed(const VlRecord *record, gint64 now)
+{
+    for (guint i = 0; record && i < record->fenced->len; i++)
+        if (lapsed(record->fenced->pdata[i], now))
+            return TRUE;
+    return FALSE;
+}
+
 GPtrArray *
 vl_rules_fence_set(const VlFenceQuestion *question)
 {
@@ -88,6 +103,11 @@ vl_rules_fence_set(const VlFenceQuestion *question)
     }
     for (guint i = 0; claim && i < claim->addrs->len; i++)
         vl_addrs_add(set, claim->addrs->pdata[i]);
+    for (guint i = 0; i < question->record->fenced->len; i++) {
+        const VlFenced *fenced = question->record->fenced->pdata[i];
+        if (lapsed(fenced, question->now))
+            vl_addrs_add(set, fenced->addr);
+    }
     for (guint i = 0; question->watchers && i < question->watchers->len; i++)
         consider(question, ((VlWatcher *)question->watchers->pdata[i])->addr, set);
     if (question->owner)

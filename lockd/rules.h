@@ -35,11 +35,15 @@ typedef struct {
     const GPtrArray *watchers;   /* of VlWatcher, frozen */
     const VlLockOwner *owner;    /* frozen, or NULL */
     gboolean dead_foreign_owner; /* the owner has no watch and no lease: fence it as well */
+    gint64 now;                  /* unix seconds: earlier fences that lapsed too soon are set again (R6) */
 } VlFenceQuestion;
 
 /* The exact addresses to fence: those recorded for the victims and in a dead claim, and header watchers and lock
  * owner on an IP of a victim that no other holder recorded (design section 3; R12, R13, R14). */
 GPtrArray *vl_rules_fence_set(const VlFenceQuestion *question);
+
+/* Some fence in the record has run out before the time it was wanted for. */
+gboolean vl_rules_fence_lapsed(const VlRecord *record, gint64 now);
 
 /* Watchers that nothing explains: not recorded by a holder, not fenced. Of VlWatcher, borrowed. */
 GPtrArray *vl_rules_unexplained(const VlRecord *record, const GPtrArray *watchers);

@@ -449,9 +449,6 @@ session_end(Session *session, gboolean leases_left, guint grace_s)
             g_warning("session in %s: its end could not be announced: %s", session->place->display, error->message);
     }
     ops(session)->session_unwatch(session->place, session->all->host->id);
-    g_clear_pointer(&session->identity, g_bytes_unref);
-    g_free(session->problem);
-    g_free(session);
 }
 
 void
@@ -466,6 +463,20 @@ vl_sessions_stop(VlSessions *sessions, gboolean leases_left, guint grace_s)
     g_hash_table_iter_init(&iter, sessions->table);
     while (g_hash_table_iter_next(&iter, NULL, &value))
         session_end(value, leases_left, grace_s);
+}
+
+void
+vl_sessions_free(VlSessions *sessions)
+{
+    GHashTableIter iter;
+    gpointer value;
+    g_hash_table_iter_init(&iter, sessions->table);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        Session *session = value;
+        g_clear_pointer(&session->identity, g_bytes_unref);
+        g_free(session->problem);
+        g_free(session);
+    }
     g_hash_table_unref(sessions->table);
     g_clear_pointer(&sessions->krbd, g_ptr_array_unref);
     g_mutex_clear(&sessions->lock);

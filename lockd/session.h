@@ -67,7 +67,9 @@ const char *vl_session_state_name(VlSessionState state);
 void vl_sessions_set_krbd(VlSessions *sessions, GPtrArray *addrs);
 
 /* Ends all threads. With leases left the object stays and `grace_s` of silence is announced; without any
- * it is closed. */
+ * it is closed. Other threads may still ask for numbers afterwards. */
 void vl_sessions_stop(VlSessions *sessions, gboolean leases_left, guint grace_s);
+/* After stop, when nobody else can ask any more. */
+void vl_sessions_free(VlSessions *sessions);
 
 #endif

@@ -12,7 +12,8 @@
 #include <string.h>
 
 #define OP_TIMEOUT_DEFAULT_S 5
-/* A pool may be removed and created again under the same name while we look; more often is a loop. */
+/* A pool may be removed and created again under the same name while we look; more often is a loop.
+ */
 #define RESOLVE_TRIES 3
 
 /* --- resolve --- */
@@ -50,8 +51,8 @@ volume_new(SrbdPlace *place, const char *id, char *display)
 
 /* One try with one client. -EAGAIN: the pool is another one by now. */
 static int
-resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_volume, gint64 deadline,
-            GError **error)
+resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_volume,
+            gint64 deadline, GError **error)
 {
     SrbdStore *store = conn->store;
     const char *ns = spec->ns ? spec->ns : "";
@@ -77,7 +78,8 @@ resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_vo
             return -EAGAIN;
         image_missing(place, io, spec, deadline, error);
     } else if (rc < 0) {
-        srbd_error(error, store, rc, "looking for image '%s' in %s", spec->image, place->base.display);
+        srbd_error(error, store, rc, "looking for image '%s' in %s", spec->image,
+                   place->base.display);
     } else {
         *ret_volume = volume_new(place, id,
                                  *ns ? g_strdup_printf("rbd:%s/%s/%s", spec->pool, ns, spec->image)

@@ -68,7 +68,8 @@ conn_destroy(gpointer data)
 void
 srbd_conn_unref(SrbdConn *conn)
 {
-    /* Possibly on a thread of this very client (an aio callback), which rados_shutdown() would wait for. */
+    /* Possibly on a thread of this very client (an aio callback), which rados_shutdown() would wait
+     * for. */
     if (conn && g_atomic_int_dec_and_test(&conn->refs))
         srbd_spawn(conn->store->threads, conn_destroy, conn);
 }
@@ -150,9 +151,10 @@ conn_connect(SrbdConn *conn, const SrbdTarget *target, GError **error)
     g_autofree char *where = target_describe(target);
     int rc = rados_connect(conn->rados);
     if (rc == -ENOENT || rc == -EACCES || rc == -EPERM) {
-        /* -ENOENT is "no keyring", or no monitor address (MonClient::init, build_initial_monmap). */
-        vl_set_error(error, VL_ERR_DENIED,
-                     "cannot connect to %s as client.%s: %s", where, store->user,
+        /* -ENOENT is "no keyring", or no monitor address (MonClient::init, build_initial_monmap).
+         */
+        vl_set_error(error, VL_ERR_DENIED, "cannot connect to %s as client.%s: %s", where,
+                     store->user,
                      rc == -ENOENT ? "no keyring for this user or no monitor address was found"
                                    : "its key was not accepted");
         return false;
@@ -415,8 +417,9 @@ srbd_conn_barrier(SrbdConn *conn, gint64 deadline)
     }
     while (conn->barrier_done < mine && in_time)
         in_time = g_cond_wait_until(&conn->barrier_cond, &conn->barrier_lock, deadline);
-    int rc = conn->barrier_done >= mine ? conn->barrier_rc
-                                        : SRBD_LATE - (int)((g_get_monotonic_time() - since) / 1000);
+    int rc = conn->barrier_done >= mine
+                 ? conn->barrier_rc
+                 : SRBD_LATE - (int)((g_get_monotonic_time() - since) / 1000);
     g_mutex_unlock(&conn->barrier_lock);
     return rc;
 }

@@ -3,9 +3,9 @@
  * Fencing: the blocklist.
  *
  * "expire" must be a JSON number with a fraction. The monitor's command table says CephFloat, and
- * cmd_getval() of src/common/cmdparse.h refuses both the string "3600.0" (which is what librbd's own
- * neorados sends, tracker 54613) and the integer 3600 with EINVAL. It is printed from an integer
- * because "%f" would put a comma there in half of Europe.
+ * cmd_getval() of src/common/cmdparse.h refuses both the string "3600.0" (which is what librbd's
+ * own neorados sends, tracker 54613) and the integer 3600 with EINVAL. It is printed from an
+ * integer because "%f" would put a comma there in half of Europe.
  *
  * Adding an address that is already listed succeeds, prints the new time and changes nothing
  * (OSDMap::apply_incremental inserts without overwriting), so the list is read back.
@@ -45,7 +45,8 @@ srbd_address_canonical(const char *addr)
     if (!colon || !slash || slash < colon || (size_t)(colon - addr) >= sizeof(host))
         return NULL;
     g_autofree char *port_text = g_strndup(colon + 1, (gsize)(slash - colon - 1));
-    if (!parse_number(port_text, G_MAXUINT16, &port) || !parse_number(slash + 1, G_MAXUINT32, &nonce))
+    if (!parse_number(port_text, G_MAXUINT16, &port) ||
+        !parse_number(slash + 1, G_MAXUINT32, &nonce))
         return NULL;
     g_strlcpy(host, addr, (gsize)(colon - addr) + 1);
     size_t len = strlen(host);
@@ -67,10 +68,11 @@ fenceable_address(const char *addr, GError **error)
     g_autofree char *canonical = srbd_address_canonical(addr);
     if (canonical && !g_str_has_suffix(canonical, "/0"))
         return g_steal_pointer(&canonical);
-    vl_set_error(error, VL_ERR_FENCE,
-                 "will not blocklist '%s': not the address of one client (IP:PORT/NONCE with a nonce "
-                 "that is not 0)",
-                 addr);
+    vl_set_error(
+        error, VL_ERR_FENCE,
+        "will not blocklist '%s': not the address of one client (IP:PORT/NONCE with a nonce "
+        "that is not 0)",
+        addr);
     return NULL;
 }
 
@@ -79,15 +81,15 @@ mon_run(SrbdJob *base)
 {
     MonJob *job = (MonJob *)base;
     const char *command = job->command;
-    int rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len, NULL,
-                               NULL);
+    int rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len,
+                               NULL, NULL);
     /* Monitors before Pacific know "osd blacklist" only and answer EINVAL to anything unknown. The
      * arguments are known to be good, so it cannot be about them. */
     if (rc == -EINVAL && job->legacy) {
         command = job->legacy;
         rados_buffer_free(g_steal_pointer(&job->out));
-        rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len, NULL,
-                               NULL);
+        rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len,
+                               NULL, NULL);
     }
     return rc;
 }
@@ -119,8 +121,9 @@ add_command(const char *word, const char *addr, guint64 expire)
                            word, word, addr, expire);
 }
 
-/* "2026-11-22T09:20:21.285533+0530" with the monitor's own offset (utime_t::localtime since Octopus);
- * before, "2026-11-22 09:20:21.285533" without any, which is taken for ours. 0: not a time. */
+/* "2026-11-22T09:20:21.285533+0530" with the monitor's own offset (utime_t::localtime since
+ * Octopus); before, "2026-11-22 09:20:21.285533" without any, which is taken for ours. 0: not a
+ * time. */
 static gint64
 parse_until(const char *text)
 {
@@ -161,8 +164,9 @@ parse_blocklist(const char *text)
 static GHashTable *
 conn_blocklist(SrbdConn *conn, gint64 deadline, GError **error)
 {
-    SRBD_AUTO_JOB MonJob *job = mon_start(NULL, conn, g_strdup("{\"prefix\": \"osd blocklist ls\"}"),
-                                          g_strdup("{\"prefix\": \"osd blacklist ls\"}"));
+    SRBD_AUTO_JOB MonJob *job =
+        mon_start(NULL, conn, g_strdup("{\"prefix\": \"osd blocklist ls\"}"),
+                  g_strdup("{\"prefix\": \"osd blacklist ls\"}"));
     int rc = srbd_job_await(&job->job, deadline);
     if (rc < 0) {
         srbd_error(error, conn->store, rc, "reading the blocklist of cluster %s", conn->fsid);
@@ -197,10 +201,11 @@ add_all(SrbdConn *conn, VlFenceEntry *entries, size_t n, guint64 expire, gint64 
         int rc = jobs[i] ? srbd_job_result(&jobs[i]->job) : 0;
         any = any || (jobs[i] && rc >= 0);
         if (rc == -EACCES || rc == -EPERM)
-            vl_set_error(&entries[i].error, VL_ERR_DENIED,
-                         "Ceph user client.%s may not blocklist %s (%s); it needs the capability mon "
-                         "'profile rbd'",
-                         conn->store->user, entries[i].addr, g_strerror(-rc));
+            vl_set_error(
+                &entries[i].error, VL_ERR_DENIED,
+                "Ceph user client.%s may not blocklist %s (%s); it needs the capability mon "
+                "'profile rbd'",
+                conn->store->user, entries[i].addr, g_strerror(-rc));
         else if (rc < 0)
             srbd_error(&entries[i].error, conn->store, rc, "blocklisting %s", entries[i].addr);
         srbd_job_unref(jobs[i]);
@@ -219,7 +224,8 @@ read_back(GHashTable *list, VlFenceEntry *entries, size_t n)
         entries[i].until = until ? *until : 0;
         if (!until && !entries[i].error)
             vl_set_error(&entries[i].error, VL_ERR_FENCE,
-                         "%s is not in the blocklist although the monitor took it", entries[i].addr);
+                         "%s is not in the blocklist although the monitor took it",
+                         entries[i].addr);
         ok = ok && !entries[i].error;
     }
     return ok;

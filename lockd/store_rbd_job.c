@@ -113,8 +113,8 @@ job_finish(SrbdJob *job, int rc)
 {
     g_mutex_lock(&job->wait->lock);
     job->rc = rc;
-    /* Too late stays too late: the caller may be looking at its jobs right now. What the job made is
-     * freed by its clear(). */
+    /* Too late stays too late: the caller may be looking at its jobs right now. What the job made
+     * is freed by its clear(). */
     job->done = !job->wait->over;
     job->wait->pending--;
     g_cond_broadcast(&job->wait->cond);
@@ -148,9 +148,10 @@ void
 srbd_job_operate(SrbdJob *job, const char *oid)
 {
     rados_completion_t completion = srbd_job_completion(job);
-    int rc = job->read_op
-                 ? rados_aio_read_op_operate(job->read_op, job->io->ioctx, completion, oid, 0)
-                 : rados_aio_write_op_operate(job->write_op, job->io->ioctx, completion, oid, NULL, 0);
+    int rc =
+        job->read_op
+            ? rados_aio_read_op_operate(job->read_op, job->io->ioctx, completion, oid, 0)
+            : rados_aio_write_op_operate(job->write_op, job->io->ioctx, completion, oid, NULL, 0);
     if (rc < 0)
         srbd_job_not_started(job, rc);
 }
@@ -188,8 +189,9 @@ srbd_job_result(SrbdJob *job)
     bool done = job->done;
     int rc = done ? job->rc : SRBD_LATE - (int)ms;
     g_mutex_unlock(&job->wait->lock);
-    /* A write that was reported as failed must not be sent, or sent again, afterwards: what a read by
-     * this client shows from now on is what is. rados_osd_op_timeout does the same (op_cancel). */
+    /* A write that was reported as failed must not be sent, or sent again, afterwards: what a read
+     * by this client shows from now on is what is. rados_osd_op_timeout does the same (op_cancel).
+     */
     if (!done && (job->read_op || job->write_op))
         (void)rados_aio_cancel(job->io->ioctx, job->completion);
     return rc;
@@ -253,14 +255,16 @@ srbd_error(GError **error, SrbdStore *store, int rc, const char *format, ...)
 
     enum vl_error code = error_code(rc);
     if (rc <= SRBD_LATE)
-        vl_set_error(error, code, "%s: no answer from the cluster within %d.%d s (connection timed out)",
-                     what, (SRBD_LATE - rc) / 1000, (SRBD_LATE - rc) / 100 % 10);
+        vl_set_error(error, code,
+                     "%s: no answer from the cluster within %d.%d s (connection timed out)", what,
+                     (SRBD_LATE - rc) / 1000, (SRBD_LATE - rc) / 100 % 10);
     else if (rc == -ETIMEDOUT)
-        vl_set_error(error, code, "%s: no answer from the cluster within %u s (connection timed out)",
-                     what, store->op_timeout_s);
+        vl_set_error(error, code,
+                     "%s: no answer from the cluster within %u s (connection timed out)", what,
+                     store->op_timeout_s);
     else if (rc == -ESHUTDOWN)
-        vl_set_error(error, code, "%s: the cluster has blocklisted this host's own client (%s)", what,
-                     g_strerror(-rc));
+        vl_set_error(error, code, "%s: the cluster has blocklisted this host's own client (%s)",
+                     what, g_strerror(-rc));
     else if (code == VL_ERR_DENIED)
         vl_set_error(error, code,
                      "%s: Ceph user client.%s may not do this (%s); it needs the capabilities mon "

@@ -40,8 +40,8 @@ srbd_io_create(SrbdConn *conn, gint64 pool_id, const char *ns, int *ret_rc)
     if (*ret_rc < 0)
         return NULL;
     rados_ioctx_set_namespace(ioctx, ns);
-    /* In a full pool clients do not even send writes (Objecter::_osdmap_pool_full) unless marked so;
-     * ours replace what is there, and a full pool must not make a host look dead. */
+    /* In a full pool clients do not even send writes (Objecter::_osdmap_pool_full) unless marked
+     * so; ours replace what is there, and a full pool must not make a host look dead. */
     rados_set_pool_full_try(ioctx);
     SrbdIo *io = g_new0(SrbdIo, 1);
     io->refs = 1;
@@ -92,10 +92,12 @@ srbd_io_open(SrbdConn *conn, const char *pool, const char *ns, gint64 *pool_id, 
 }
 
 SrbdPlace *
-srbd_place_intern(SrbdCluster *cluster, gint64 pool_id, const char *pool, const char *ns, SrbdIo *io)
+srbd_place_intern(SrbdCluster *cluster, gint64 pool_id, const char *pool, const char *ns,
+                  SrbdIo *io)
 {
     SrbdStore *store = cluster->store;
-    g_autofree char *key = g_strdup_printf("rbd:%s/%" G_GINT64_FORMAT "/%s", cluster->fsid, pool_id, ns);
+    g_autofree char *key =
+        g_strdup_printf("rbd:%s/%" G_GINT64_FORMAT "/%s", cluster->fsid, pool_id, ns);
     g_mutex_lock(&store->lock);
     SrbdPlace *place = g_hash_table_lookup(store->places, key);
     if (!place) {
@@ -192,8 +194,8 @@ place_good_io(SrbdPlace *place, SrbdIo *mine, gint64 deadline, GError **error)
 {
     SrbdStore *store = place->cluster->store;
     g_autoptr(SrbdConn) conn = srbd_cluster_conn(place->cluster);
-    g_autoptr(SrbdIo) io = mine->conn == conn ? srbd_io_ref(mine)
-                                              : place_open_io(place, conn, deadline, error);
+    g_autoptr(SrbdIo) io =
+        mine->conn == conn ? srbd_io_ref(mine) : place_open_io(place, conn, deadline, error);
     if (!io)
         return NULL;
     int rc = io_probe(io, deadline);

@@ -2,17 +2,17 @@
  *
  * What the files of the RBD store share.
  *
- *   SrbdStore ── targets (a spelling: conf file, monitors) ──▶ SrbdCluster (one per fsid) ── conn ──▶ SrbdConn
- *       └─────── places (fsid, pool id, namespace) ── io ──▶ SrbdIo ──▶ SrbdConn (one rados_t)
- *                    └── images (weak) ──▶ SrbdImage ── handle ──▶ SrbdHandle (read-only rbd_image_t)
+ *   SrbdStore ── targets (a spelling: conf file, monitors) ──▶ SrbdCluster (one per fsid) ── conn
+ * ──▶ SrbdConn └─────── places (fsid, pool id, namespace) ── io ──▶ SrbdIo ──▶ SrbdConn (one
+ * rados_t) └── images (weak) ──▶ SrbdImage ── handle ──▶ SrbdHandle (read-only rbd_image_t)
  *
- * Targets, clusters and places live as long as the store. Conn, io, image and handle are counted, and
- * go on a thread of the store's, because rados_shutdown() and rbd_close() may block.
+ * Targets, clusters and places live as long as the store. Conn, io, image and handle are counted,
+ * and go on a thread of the store's, because rados_shutdown() and rbd_close() may block.
  *
- * No caller ever waits inside a Ceph call: an op is a SrbdJob, which librados completes (aio) or a pool
- * thread runs (where there is only a blocking call), and the caller waits for it until its deadline.
- * A job owns everything it touches, so a caller may leave it behind. store->lock is only held for
- * table look-ups and pointer swaps, never over a Ceph call.
+ * No caller ever waits inside a Ceph call: an op is a SrbdJob, which librados completes (aio) or a
+ * pool thread runs (where there is only a blocking call), and the caller waits for it until its
+ * deadline. A job owns everything it touches, so a caller may leave it behind. store->lock is only
+ * held for table look-ups and pointer swaps, never over a Ceph call.
  *
  * Result codes are librados' negative errno; SRBD_LATE and below is "the deadline passed first".
  */
@@ -25,10 +25,12 @@
 #include "lockd/error.h"
 #include "lockd/store_rbd.h"
 
-#define SRBD_HOSTS_OBJECT "virtlease.hosts" /* omap: host id -> "" of all that ever registered */
-#define SRBD_HOST_PREFIX "virtlease.host."  /* one session object per host */
-#define SRBD_RECORD_XATTR "virtlease"       /* on rbd_header.<image id> */
+#define SRBD_HOSTS_OBJECT  "virtlease.hosts" /* omap: host id -> "" of all that ever registered */
+#define SRBD_HOST_PREFIX   "virtlease.host." /* one session object per host */
+#define SRBD_RECORD_XATTR  "virtlease"       /* on rbd_header.<image id> */
 #define SRBD_SESSION_XATTR "virtlease.session"
+/* RBD_LOCK_NAME of src/include/rbd_types.h: librbd's managed, librbd's advisory and krbd's lock. */
+#define SRBD_LOCK_NAME "rbd_lock"
 
 /* SRBD_LATE - ms: not answered within ms milliseconds, when the caller's deadline passed. */
 #define SRBD_LATE (-1000000)
@@ -109,6 +111,12 @@ struct SrbdImage {
     SrbdHandle *handle;
 };
 
+struct SrbdHandle {
+    gint refs;
+    SrbdIo *io;
+    rbd_image_t image;
+};
+
 /* --- store_rbd_job.c: waiting with a deadline --- */
 
 struct SrbdJob {
@@ -133,7 +141,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdWait, srbd_wait_unref)
 
 /* A job owns what it makes until a caller that saw it done takes it; clear() frees the rest.
  * A job of `size` bytes whose first member is a SrbdJob. `wait` NULL: a wait of its own. */
-gpointer srbd_job_new(gsize size, SrbdWait *wait, SrbdConn *conn, SrbdIo *io, void (*clear)(SrbdJob *));
+gpointer srbd_job_new(gsize size, SrbdWait *wait, SrbdConn *conn, SrbdIo *io,
+                      void (*clear)(SrbdJob *));
 void srbd_job_unref(gpointer job);
 /* Starts the read or write op on `oid`, or `run` on a pool thread. */
 void srbd_job_operate(SrbdJob *job, const char *oid);
@@ -141,8 +150,8 @@ void srbd_job_run(SrbdJob *job, GThreadPool *pool, int (*run)(SrbdJob *job));
 /* For jobs that librados completes in other ways (watch, notify). */
 rados_completion_t srbd_job_completion(SrbdJob *job);
 void srbd_job_not_started(SrbdJob *job, int rc);
-/* After srbd_wait_until: the result, or SRBD_LATE - ms. A late job is cancelled as far as it can be; its
- * members must not be read. */
+/* After srbd_wait_until: the result, or SRBD_LATE - ms. A late job is cancelled as far as it can
+ * be; its members must not be read. */
 int srbd_job_result(SrbdJob *job);
 /* True once nobody waits any more. */
 bool srbd_job_abandoned(SrbdJob *job);
@@ -152,7 +161,8 @@ int srbd_job_await(SrbdJob *job, gint64 deadline);
 void srbd_job_cleanup(gpointer job_pointer);
 
 /* Sets an error for rc (which is < 0): code by cause, message "WHAT: reason". */
-void srbd_error(GError **error, SrbdStore *store, int rc, const char *format, ...) G_GNUC_PRINTF(4, 5);
+void srbd_error(GError **error, SrbdStore *store, int rc, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
 
 /* func(data) on a thread of the pool, which must be one of the store's. */
 void srbd_spawn(GThreadPool *pool, void (*func)(gpointer data), gpointer data);
@@ -167,7 +177,8 @@ void srbd_cluster_free(gpointer cluster);
 SrbdCluster *srbd_target_cluster(SrbdTarget *target, gint64 deadline, GError **error);
 SrbdConn *srbd_cluster_conn(SrbdCluster *cluster);
 /* Replaces `old` by a new client, unless somebody already did; returns the current one. */
-SrbdConn *srbd_cluster_reconnect(SrbdCluster *cluster, SrbdConn *old, gint64 deadline, GError **error);
+SrbdConn *srbd_cluster_reconnect(SrbdCluster *cluster, SrbdConn *old, gint64 deadline,
+                                 GError **error);
 SrbdConn *srbd_conn_ref(SrbdConn *conn);
 void srbd_conn_unref(SrbdConn *conn);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdConn, srbd_conn_unref)
@@ -207,16 +218,24 @@ char *srbd_own_address(VlPlace *place);
 
 GPtrArray *srbd_places(VlStore *store, gint64 deadline, GError **error);
 
-/* --- store_rbd_image.c: records, watchers, owner --- */
+/* --- store_rbd_image.c: handles, compare-and-swap, breaking the lock --- */
 
 SrbdImage *srbd_image_get(SrbdPlace *place, const char *id);
 SrbdImage *srbd_image_ref(SrbdImage *image);
 void srbd_image_unref(SrbdImage *image);
 /* The id of an image from its rbd_id object. */
 int srbd_image_read_id(SrbdIo *io, const char *name, char **ret_id, gint64 deadline);
-bool srbd_look(VlLook *looks, size_t n, unsigned int what, gint64 deadline);
+/* The image opened read-only; may block. */
+int srbd_image_handle(SrbdImage *image, SrbdIo *io, SrbdHandle **ret_handle);
+void srbd_image_set_handle(SrbdImage *image, SrbdHandle *handle);
+void srbd_handle_unref(SrbdHandle *handle);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdHandle, srbd_handle_unref)
 bool srbd_cas(VlCas *cas, size_t n, gint64 deadline);
 bool srbd_break_lock(VlVolume *volume, const VlLockOwner *owner, gint64 deadline, GError **error);
+
+/* --- store_rbd_look.c: records, watchers, owner --- */
+
+bool srbd_look(VlLook *looks, size_t n, unsigned int what, gint64 deadline);
 /* An address as the blocklist names it: without "v1:", "v2:" or "any:". */
 char *srbd_address_plain(const char *addr);
 
@@ -255,7 +274,8 @@ bool srbd_session_watch_ok(VlPlace *place, const char *host);
 void srbd_session_unwatch(VlPlace *place, const char *host);
 bool srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_s,
                     VlChallengeResult *ret, GError **error);
-/* No callback of it runs or will run when this returns; the storage side is undone in the background. */
+/* No callback of it runs or will run when this returns; the storage side is undone in the
+ * background. */
 void srbd_watch_close(gpointer watch);
 
 #endif

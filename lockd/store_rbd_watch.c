@@ -3,10 +3,11 @@
  * Challenges: notifies on a session object. The owner's end is a watch whose callback acks, on a
  * librados thread; the asker's end is a notify that collects the acks.
  *
- * librados gives the callback one pointer, and may call it while the watch is being taken down. So the
- * pointer is a number that is never used again, and looked up in a table: a watch that was closed is
- * not in it any more. watch->lock is held while the challenge function runs, so closing waits for it
- * (milliseconds, see VlChallengeFunc), and guards the handle: librados takes it for a pointer.
+ * librados gives the callback one pointer, and may call it while the watch is being taken down. So
+ * the pointer is a number that is never used again, and looked up in a table: a watch that was
+ * closed is not in it any more. watch->lock is held while the challenge function runs, so closing
+ * waits for it (milliseconds, see VlChallengeFunc), and guards the handle: librados takes it for a
+ * pointer.
  */
 #include "lockd/store_rbd_priv.h"
 
@@ -169,8 +170,8 @@ static void
 watch_error(VlPlace *place, const char *host, int rc, GError **error)
 {
     if (rc == -ENOENT)
-        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone", place->display,
-                     host);
+        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone",
+                     place->display, host);
     else
         srbd_error(error, srbd_place_store(place), rc, "%s: watching the session of host %s",
                    place->display, host);
@@ -186,7 +187,8 @@ srbd_session_watch(VlPlace *base, const char *host, VlChallengeFunc func, gpoint
     g_autoptr(SrbdIo) io = srbd_place_io(base, deadline, error);
     if (!io)
         return false;
-    SRBD_AUTO_JOB WatchJob *job = srbd_job_new(sizeof(WatchJob), NULL, io->conn, io, watch_job_clear);
+    SRBD_AUTO_JOB WatchJob *job =
+        srbd_job_new(sizeof(WatchJob), NULL, io->conn, io, watch_job_clear);
     SrbdWatch *watch = job->watch = watch_new(base, io, oid, func, opaque);
     rados_completion_t completion = srbd_job_completion(&job->job);
     /* The aio form, because registering a watch has no timeout (see store_rbd_job.c). */
@@ -284,9 +286,11 @@ srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_
         return false;
     gsize len;
     const char *data = g_bytes_get_data(payload, &len);
-    SRBD_AUTO_JOB NotifyJob *job = srbd_job_new(sizeof(NotifyJob), NULL, io->conn, io, notify_clear);
+    SRBD_AUTO_JOB NotifyJob *job =
+        srbd_job_new(sizeof(NotifyJob), NULL, io->conn, io, notify_clear);
     rados_completion_t completion = srbd_job_completion(&job->job);
-    /* Milliseconds are divided by 1000, and 0 would mean the default of 30 s (IoCtxImpl::aio_notify). */
+    /* Milliseconds are divided by 1000, and 0 would mean the default of 30 s
+     * (IoCtxImpl::aio_notify). */
     int rc = rados_aio_notify(io->ioctx, oid, completion, data, (int)len,
                               (guint64)MAX(timeout_s, 1) * 1000, &job->reply, &job->reply_len);
     if (rc < 0)
@@ -294,8 +298,8 @@ srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_
     rc = srbd_job_await(&job->job, deadline);
     ret->anybody = FALSE;
     ret->acks = g_ptr_array_new_with_free_func((GDestroyNotify)g_bytes_unref);
-    /* -ETIMEDOUT is the OSD's word that somebody did not ack, with the acks of those who did. But it
-     * could be a client-side timeout as well; then there is no reply. */
+    /* -ETIMEDOUT is the OSD's word that somebody did not ack, with the acks of those who did. But
+     * it could be a client-side timeout as well; then there is no reply. */
     if (rc >= 0 || (rc == -ETIMEDOUT && job->reply_len > 0)) {
         notify_collect(job, ret);
         return true;

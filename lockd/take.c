@@ -10,7 +10,7 @@
 #include "lockd/takeover.h"
 
 #define STEP_S 6
-#define RETRY_US (200 * 1000)
+#define RETRY_US (100 * 1000)
 
 VlTake *
 vl_take_new(VlLease *lease)
@@ -196,7 +196,8 @@ sort_out(VlVm *vm, GPtrArray *takes, GPtrArray *free_ones, GPtrArray *dead_ones)
             vl_lease_set_record(take->lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
                                 vl_record_copy(take->record));
             vl_lease_set_state(take->lease, VL_LEASE_PARKED, "the record names this process already");
-        } else if (take->step == VL_TAKE_FREE && !take->dead_foreign_owner) {
+        } else if (take->step == VL_TAKE_FREE && !take->dead_foreign_owner &&
+                   !vl_rules_fence_lapsed(take->record, g_get_real_time() / G_USEC_PER_SEC)) {
             g_ptr_array_add(free_ones, take);
         } else {
             g_ptr_array_add(dead_ones, take);

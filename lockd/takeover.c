@@ -149,6 +149,7 @@ step_fence_sets(Takeover *t, GError **error)
             .watchers = take->look.watchers,
             .owner = take->look.owner,
             .dead_foreign_owner = take->dead_foreign_owner,
+            .now = unix_now(),
         };
         g_clear_pointer(&take->set, g_ptr_array_unref);
         take->set = vl_rules_fence_set(&question);

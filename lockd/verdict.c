@@ -353,7 +353,7 @@ verdict_known(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 se
 static VlVerdictKind
 kind_of_answer(VlAnswer answer)
 {
-    if (answer == VL_ANSWER_NOT_MINE)
+    if (answer == VL_ANSWER_NOT_MINE || answer == VL_ANSWER_FREEING)
         return VL_VERDICT_NOT_MINE;
     return answer == VL_ANSWER_LOST ? VL_VERDICT_LOST : VL_VERDICT_ALIVE;
 }

@@ -16,7 +16,7 @@
 
 typedef enum {
     VL_VERDICT_ALIVE,    /* refuse */
-    VL_VERDICT_NOT_MINE, /* alive, but the lease is an orphan which its daemon now frees: try again */
+    VL_VERDICT_NOT_MINE, /* alive, but its daemon is freeing the lease (its QEMU is gone, or it is an orphan): try again */
     VL_VERDICT_LOST,     /* alive, but that QEMU is fenced and the lease given up: as dead, for this lease */
     VL_VERDICT_DEAD,
 } VlVerdictKind;

@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include "lockd/procinfo.h"
+
 struct VlVms {
     GRecMutex lock;
     GHashTable *by_uuid; /* uuid -> VlVm */
@@ -224,8 +226,12 @@ vl_vms_answer(VlVms *vms, const char *volume_key, const VlIncarnation *holder)
         VlLease *lease = find_lease(vm, volume_key);
         if (vm->adopting)
             answer = VL_ANSWER_ALIVE;
+        else if (lease && lease->state == VL_LEASE_LOST)
+            answer = VL_ANSWER_LOST;
         else if (lease)
-            answer = lease->state == VL_LEASE_LOST ? VL_ANSWER_LOST : VL_ANSWER_MINE;
+            answer = lease->state == VL_LEASE_FREEING || g_atomic_int_get(&vm->exited) || vl_proc_exited(vm->pidfd)
+                         ? VL_ANSWER_FREEING
+                         : VL_ANSWER_MINE;
     }
     vl_vms_unlock(vms);
     return answer;

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
- * The RBD store on a live cluster: fencing, breaking locks, our own client blocklisted, a cluster that
- * does not answer. */
+ * The RBD store on a live cluster: fencing, breaking locks, a cluster that does not answer or is
+ * full. */
 #include "ceph-rig.h"
 
 #include <errno.h>
 #include <locale.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Only to find the address of the store's own client. */
-#include "lockd/store_rbd_priv.h"
 
 static Rig *rig;
 #define OPS (rig->store->ops)
@@ -46,7 +43,8 @@ let_monitor_idle(void)
 static void
 unfence(const char *addr)
 {
-    g_free(rig_mon(rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"rm\", \"addr\": \"%s\"}", addr));
+    g_free(rig_mon(
+        rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"rm\", \"addr\": \"%s\"}", addr));
 }
 
 /* --- fence --- */
@@ -57,7 +55,8 @@ test_fence_many(void)
     VlFenceEntry entries[8] = {0};
     char *addrs[8];
     for (int i = 0; i < 8; i++)
-        addrs[i] = g_strdup_printf("10.99.0.%d:0/%u", i, 4294967295U - (guint)g_random_int_range(0, 1000000));
+        addrs[i] = g_strdup_printf("10.99.0.%d:0/%u", i,
+                                   4294967295U - (guint)g_random_int_range(0, 1000000));
     g_free(addrs[7]);
     addrs[7] = g_strdup_printf("[FD00:0:0::7]:0/%u", (guint)g_random_int_range(1, 1000000));
     for (int i = 0; i < 8; i++)
@@ -99,9 +98,24 @@ static void
 test_fence_refuses(void)
 {
     static const char *const bad[] = {
-        "10.99.2.1:0/0", "10.99.2.1", "10.99.2.1:0", "10.99.2.1/5", "10.99.2.0/24", "host:0/5", "", "/", ":",
-        "10.99.2.1:0/4294967296", "10.99.2.1:0/-5", "10.99.2.1:0/5\", \"x\": \"", "10.99.2.1:0/ 5",
-        "10.99.2.1:65536/5", "fd00::1:0/5", "[fd00::1:0/5", "[]:0/5", "10.99.2.1:0/00",
+        "10.99.2.1:0/0",
+        "10.99.2.1",
+        "10.99.2.1:0",
+        "10.99.2.1/5",
+        "10.99.2.0/24",
+        "host:0/5",
+        "",
+        "/",
+        ":",
+        "10.99.2.1:0/4294967296",
+        "10.99.2.1:0/-5",
+        "10.99.2.1:0/5\", \"x\": \"",
+        "10.99.2.1:0/ 5",
+        "10.99.2.1:65536/5",
+        "fd00::1:0/5",
+        "[fd00::1:0/5",
+        "[]:0/5",
+        "10.99.2.1:0/00",
     };
     VlFenceEntry entries[G_N_ELEMENTS(bad) + 1] = {0};
     for (size_t i = 0; i < G_N_ELEMENTS(bad); i++)
@@ -126,7 +140,8 @@ test_fence_denied(void)
     /* 'allow r' on the monitors may read the list, not add to it. */
     GError *error = NULL;
     char *path = g_build_filename(rig->dir, RIG_USER_POOR, NULL);
-    g_free(rig_mon(rig, "{\"prefix\": \"auth caps\", \"entity\": \"client." RIG_USER_POOR "\", \"caps\": "
+    g_free(rig_mon(rig, "{\"prefix\": \"auth caps\", \"entity\": \"client." RIG_USER_POOR
+                        "\", \"caps\": "
                         "[\"mon\", \"allow r\", \"osd\", \"profile rbd\"]}"));
     VlStore *poor = rig_store(rig, RIG_USER_POOR, 5);
     struct vl_volume_spec spec = {
@@ -189,133 +204,6 @@ test_takeover(void)
     guest_free(old);
 }
 
-/* --- our own client --- */
-
-static char *
-own_client(VlPlace *p)
-{
-    char *addrs;
-    g_assert_cmpint(rados_getaddrs(srbd_place(p)->io->conn->rados, &addrs), ==, 0);
-    char *plain = srbd_address_plain(addrs);
-    free(addrs);
-    return plain;
-}
-
-static GBytes *
-answer(VlPlace *p, GBytes *payload, gpointer opaque)
-{
-    return g_bytes_ref(payload);
-}
-
-static void
-ban_own_client(VlPlace *p)
-{
-    g_autofree char *addr = own_client(p);
-    VlFenceEntry entry = {.addr = addr};
-    g_assert_true(OPS->fence(p, &entry, 1, 600, rig_in(5000)));
-    g_autofree char *ip = OPS->own_address(p);
-    g_assert_true(g_str_has_prefix(addr, ip) && addr[strlen(ip)] == ':');
-}
-
-static void
-start_session(VlPlace *p, const char *host)
-{
-    GError *error = NULL;
-    g_autoptr(GBytes) id = text("id");
-    g_assert_true(OPS->session_create(p, host, id, rig_in(5000), &error));
-    g_assert_true(OPS->session_watch(p, host, answer, NULL, rig_in(5000), &error));
-    g_assert_true(OPS->session_watch_ok(p, host));
-}
-
-static void
-recover(VlPlace *p, gboolean reconnected)
-{
-    GError *error = NULL;
-    gboolean got = !reconnected;
-    gint64 start = g_get_monotonic_time();
-    OPS->recover(p, &got, rig_in(5000), &error);
-    g_assert_no_error(error);
-    g_assert_cmpint(got, ==, reconnected);
-    g_test_message("recover, %s: %d us", reconnected ? "new client" : "same client",
-                   (int)(g_get_monotonic_time() - start));
-}
-
-static void
-test_recover(void)
-{
-    GError *error = NULL;
-    g_autoptr(GBytes) id = text("id");
-    g_assert_cmpint(rbd_namespace_create(rig->io, "second"), ==, 0);
-    rig_create_image(rig, "second", "img");
-    g_autoptr(VlVolume) volume = rig_resolve(rig, "", "img");
-    g_autoptr(VlVolume) in_second = rig_resolve(rig, "second", "img");
-    VlPlace *a = volume->place;
-    VlPlace *b = in_second->place;
-    start_session(a, "ra");
-    start_session(b, "rb");
-    VlLook look = {.volume = volume};
-    g_assert_true(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000)));
-    vl_look_clear(&look);
-    recover(a, FALSE);
-
-    ban_own_client(a);
-    g_assert_false(OPS->session_renew(a, "ra", id, 1, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_STORAGE, "blocklisted");
-    g_assert_false(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000)));
-    rig_expect(&look.error, VL_ERR_STORAGE, "blocklisted");
-    recover(a, TRUE);
-    recover(a, FALSE);
-    g_assert_true(OPS->session_renew(a, "ra", id, 2, rig_in(5000), &error));
-    g_assert_true(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000)));
-    g_assert_cmpint(look.watchers->len, ==, 0);
-    vl_look_clear(&look);
-    g_assert_false(OPS->session_watch_ok(a, "ra"));
-    g_assert_true(OPS->session_watch(a, "ra", answer, NULL, rig_in(5000), &error));
-    g_assert_true(OPS->session_watch_ok(a, "ra"));
-
-    /* The other place's session has to notice for itself. */
-    g_assert_false(OPS->session_renew(b, "rb", id, 1, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_STORAGE, "blocklisted");
-    recover(b, TRUE);
-    g_assert_true(srbd_place(a)->io->conn == srbd_place(b)->io->conn);
-    g_assert_true(OPS->session_watch(b, "rb", answer, NULL, rig_in(5000), &error));
-    g_assert_true(OPS->session_renew(b, "rb", id, 2, rig_in(5000), &error));
-    OPS->session_unwatch(a, "ra");
-    OPS->session_unwatch(b, "rb");
-}
-
-/* Without any session to notice it, the next resolve does. */
-static void
-test_resolve_recovers(void)
-{
-    VlPlace *p = place();
-    ban_own_client(p);
-    g_autoptr(VlVolume) volume = rig_resolve(rig, "", "img");
-    g_assert_true(volume->place == p);
-    VlLook look = {.volume = volume};
-    g_assert_true(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000)));
-    vl_look_clear(&look);
-}
-
-static void
-test_whole_host_banned(void)
-{
-    GError *error = NULL;
-    gboolean reconnected = FALSE;
-    VlPlace *p = place();
-    g_autofree char *ip = OPS->own_address(p);
-    g_autofree char *addr = g_strconcat(ip, ":0/0", NULL);
-    g_free(rig_mon(rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"add\", \"addr\": \"%s\", "
-                        "\"expire\": 600.0}", addr));
-    bool ok = OPS->recover(p, &reconnected, rig_in(5000), &error);
-    unfence(addr);
-    g_assert_false(ok);
-    rig_expect(&error, VL_ERR_STORAGE, "whole host");
-    OPS->recover(p, &reconnected, rig_in(5000), &error);
-    g_assert_no_error(error);
-    rados_wait_for_latest_osdmap(rig->admin);
-}
-
 /* --- a cluster that does not answer --- */
 
 static void
@@ -324,7 +212,7 @@ late(bool ok, GError **error, gint64 start, const char *what)
     gint64 us = g_get_monotonic_time() - start;
     g_test_message("%s: back after %d us", what, (int)us);
     g_assert_false(ok);
-    rig_expect(error, VL_ERR_STORAGE, "no answer from the cluster within 0.3 s");
+    rig_expect(error, VL_ERR_STORAGE, "connection timed out");
     g_assert_cmpint(us, <, 450 * 1000);
 }
 
@@ -351,11 +239,11 @@ test_paused_cluster(void)
     VlLook look = {.volume = volume};
     VlCas cas = {.volume = volume, .replace = id};
     VlSessionObject object;
-#define LATE(call, err, what)                                                                          \
-    do {                                                                                               \
-        gint64 start = g_get_monotonic_time();                                                         \
-        bool ok = call;                                                                                \
-        late(ok, err, start, what);                                                                    \
+#define LATE(call, err, what)                                                                      \
+    do {                                                                                           \
+        gint64 start = g_get_monotonic_time();                                                     \
+        bool ok = call;                                                                            \
+        late(ok, err, start, what);                                                                \
     } while (0)
     LATE(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(300)), &look.error, "look");
     LATE(OPS->cas(&cas, 1, rig_in(300)), &cas.error, "cas");
@@ -394,7 +282,8 @@ set_ratios(const char *nearfull, const char *backfillfull, const char *full)
 {
     const char *const ratios[] = {"nearfull", nearfull, "backfillfull", backfillfull, "full", full};
     for (size_t i = 0; i < G_N_ELEMENTS(ratios); i += 2)
-        g_free(rig_mon(rig, "{\"prefix\": \"osd set-%s-ratio\", \"ratio\": %s}", ratios[i], ratios[i + 1]));
+        g_free(rig_mon(rig, "{\"prefix\": \"osd set-%s-ratio\", \"ratio\": %s}", ratios[i],
+                       ratios[i + 1]));
 }
 
 /* The OSD tells the monitor, which marks all pools: some seconds. */
@@ -489,6 +378,12 @@ do_renew(VlVolume *volume)
     g_assert_true(OPS->session_renew(volume->place, "measured", id, 7, rig_in(5000), &error));
 }
 
+static GBytes *
+answer(VlPlace *p, GBytes *payload, gpointer opaque)
+{
+    return g_bytes_ref(payload);
+}
+
 static void
 do_challenge(VlVolume *volume)
 {
@@ -511,7 +406,11 @@ static void
 test_measure(void)
 {
     g_autoptr(VlVolume) volume = rig_resolve(rig, "", "img");
-    start_session(volume->place, "measured");
+    GError *error = NULL;
+    g_autoptr(GBytes) id = text("id");
+    g_assert_true(OPS->session_create(volume->place, "measured", id, rig_in(5000), &error));
+    g_assert_true(
+        OPS->session_watch(volume->place, "measured", answer, NULL, rig_in(5000), &error));
     measure("resolve", 100, do_resolve, volume);
     measure("look, all", 100, do_look, volume);
     measure("look, record only", 100, do_look_record, volume);
@@ -536,9 +435,6 @@ main(int argc, char **argv)
     g_test_add_func("/rbd/fence-refuses", test_fence_refuses);
     g_test_add_func("/rbd/fence-denied", test_fence_denied);
     g_test_add_func("/rbd/takeover", test_takeover);
-    g_test_add_func("/rbd/recover", test_recover);
-    g_test_add_func("/rbd/resolve-recovers", test_resolve_recovers);
-    g_test_add_func("/rbd/whole-host-banned", test_whole_host_banned);
     g_test_add_func("/rbd/paused-cluster", test_paused_cluster);
     g_test_add_func("/rbd/full-cluster", test_full_cluster);
     g_test_add_func("/rbd/measure", test_measure);

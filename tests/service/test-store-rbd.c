@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
- * The RBD store on a live cluster: resolving, looking, compare-and-swap, sessions, challenges.
- * Fencing and recovery are in test-store-rbd-fence.c. */
+ * The RBD store on a live cluster: resolving, looking, compare-and-swap. */
 #include "ceph-rig.h"
 
 #include <arpa/inet.h>
@@ -92,8 +91,9 @@ test_resolve_pool_created_again(void)
     g_autofree char *pool = g_strconcat(rig->pool, "-again", NULL);
     VlStore *store = rig_store(rig, "admin", 5);
     VlVolume *volumes[2];
-    g_free(rig_mon(rig, "{\"prefix\": \"config set\", \"who\": \"mon\", \"name\": \"mon_allow_pool_delete\", "
-                        "\"value\": \"true\"}"));
+    g_free(rig_mon(
+        rig, "{\"prefix\": \"config set\", \"who\": \"mon\", \"name\": \"mon_allow_pool_delete\", "
+             "\"value\": \"true\"}"));
     for (int i = 0; i < 2; i++) {
         GError *error = NULL;
         rados_ioctx_t io;
@@ -104,8 +104,10 @@ test_resolve_pool_created_again(void)
         rados_ioctx_destroy(io);
         volumes[i] = try_resolve(store, pool, "", "img", &error);
         g_assert_no_error(error);
-        g_free(rig_mon(rig, "{\"prefix\": \"osd pool delete\", \"pool\": \"%s\", \"pool2\": \"%s\", "
-                            "\"yes_i_really_really_mean_it\": true}", pool, pool));
+        g_free(rig_mon(rig,
+                       "{\"prefix\": \"osd pool delete\", \"pool\": \"%s\", \"pool2\": \"%s\", "
+                       "\"yes_i_really_really_mean_it\": true}",
+                       pool, pool));
     }
     g_assert_true(volumes[0]->place != volumes[1]->place);
     for (int i = 0; i < 2; i++) {
@@ -134,12 +136,16 @@ test_resolve_denied(void)
     g_autofree char *path = g_build_filename(rig->dir, "wrong", NULL);
     g_autofree char *conf = g_build_filename(rig->dir, "wrong.conf", NULL);
     g_autofree char *old = NULL;
-    g_assert_true(g_file_set_contents(path, "[client.vltest]\nkey = AQBkJ0FmAAAAABAAqUNrMuDWHJJHKkNSyqvQ3A==\n", -1, NULL));
+    g_assert_true(g_file_set_contents(
+        path, "[client.vltest]\nkey = AQBkJ0FmAAAAABAAqUNrMuDWHJJHKkNSyqvQ3A==\n", -1, NULL));
     g_assert_true(g_file_get_contents(rig->conf, &old, NULL, NULL));
     g_autofree char *with = g_strdup_printf("%s\n[client.vltest]\nkeyring = %s\n", old, path);
     g_assert_true(g_file_set_contents(conf, with, -1, NULL));
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"",
-                                  .image = (char *)"img", .conf = conf};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD,
+                                  .pool = rig->pool,
+                                  .ns = (char *)"",
+                                  .image = (char *)"img",
+                                  .conf = conf};
     VlStore *wrong = rig_store(rig, RIG_USER, 5);
     g_assert_null(wrong->ops->resolve(wrong, &spec, rig_in(5000), &error));
     rig_expect(&error, VL_ERR_DENIED, "wrong.conf");
@@ -156,8 +162,11 @@ test_resolve_spellings(void)
     g_autofree char *old = NULL;
     g_assert_true(g_file_get_contents(rig->conf, &old, NULL, NULL));
     g_assert_true(g_file_set_contents(conf, old, -1, NULL));
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"",
-                                  .image = (char *)"spell", .conf = conf};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD,
+                                  .pool = rig->pool,
+                                  .ns = (char *)"",
+                                  .image = (char *)"spell",
+                                  .conf = conf};
     g_autoptr(VlVolume) by_conf = OPS->resolve(rig->store, &spec, rig_in(5000), &error);
     g_assert_no_error(error);
     g_assert_true(by_conf->place == volume->place);
@@ -199,8 +208,11 @@ test_resolve_dead_cluster(void)
     g_assert_cmpint(listen(fd, 16), ==, 0);
     g_assert_cmpint(getsockname(fd, (struct sockaddr *)&addr, &len), ==, 0);
     g_autofree char *mon = g_strdup_printf("127.0.0.1:%d", ntohs(addr.sin_port));
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"",
-                                  .image = (char *)"img", .mon_hosts = mon};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD,
+                                  .pool = rig->pool,
+                                  .ns = (char *)"",
+                                  .image = (char *)"img",
+                                  .mon_hosts = mon};
     GThread *threads[4];
     for (size_t i = 0; i < G_N_ELEMENTS(threads); i++)
         threads[i] = g_thread_new("dead", resolve_dead, &spec);
@@ -363,7 +375,8 @@ test_header_removed(void)
     g_assert_true(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000))); /* leaves a handle open */
     vl_look_clear(&look);
     rig_remove_image(rig, "gone");
-    static const unsigned int what[] = {VL_LOOK_RECORD, VL_LOOK_WATCHERS, VL_LOOK_OWNER, VL_LOOK_ALL};
+    static const unsigned int what[] = {VL_LOOK_RECORD, VL_LOOK_WATCHERS, VL_LOOK_OWNER,
+                                        VL_LOOK_ALL};
     for (size_t i = 0; i < G_N_ELEMENTS(what); i++) {
         g_assert_false(OPS->look(&look, 1, what[i], rig_in(5000)));
         rig_expect(&look.error, VL_ERR_MISSING, "gone");
@@ -411,195 +424,6 @@ test_many_volumes(void)
     }
 }
 
-/* --- sessions --- */
-
-static VlPlace *
-place(void)
-{
-    g_autoptr(VlVolume) volume = rig_resolve(rig, "", "img");
-    return volume->place;
-}
-
-static void
-test_session(void)
-{
-    GError *error = NULL;
-    VlPlace *p = place();
-    VlSessionObject object = {0};
-    g_autoptr(GBytes) a = text("{\"host\":\"a\"}");
-    g_autoptr(GBytes) b = text("{\"host\":\"b\"}");
-    g_assert_true(OPS->session_read(p, "h1", &object, rig_in(5000), &error));
-    g_assert_false(object.present);
-    g_assert_false(OPS->session_renew(p, "h1", a, 1, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_MISSING, "h1");
-    g_assert_false(OPS->session_swap(p, "h1", a, b, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_MISSING, "h1");
-    g_assert_false(OPS->session_watch(p, "h1", NULL, NULL, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_MISSING, "h1");
-
-    g_assert_true(OPS->session_create(p, "h1", a, rig_in(5000), &error));
-    g_assert_false(OPS->session_create(p, "h1", b, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_CHANGED, "h1");
-    g_assert_true(OPS->session_renew(p, "h1", a, G_MAXUINT64, rig_in(5000), &error));
-    g_assert_true(OPS->session_read(p, "h1", &object, rig_in(5000), &error));
-    g_assert_true(object.present && g_bytes_equal(object.identity, a));
-    g_assert_cmpuint(object.counter, ==, G_MAXUINT64);
-    vl_session_object_clear(&object);
-
-    /* Stolen: the old identity may do nothing any more. */
-    g_assert_true(OPS->session_swap(p, "h1", a, b, rig_in(5000), &error));
-    g_assert_false(OPS->session_renew(p, "h1", a, 7, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_CHANGED, "h1");
-    g_assert_false(OPS->session_swap(p, "h1", a, a, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_CHANGED, "h1");
-    g_assert_true(OPS->session_renew(p, "h1", b, 8, rig_in(5000), &error));
-    g_assert_true(OPS->session_read(p, "h1", &object, rig_in(5000), &error));
-    g_assert_cmpuint(object.counter, ==, 8);
-    vl_session_object_clear(&object);
-
-    g_assert_true(OPS->session_create(p, "h2", a, rig_in(5000), &error));
-    g_autoptr(GPtrArray) hosts = OPS->session_list(p, rig_in(5000), &error);
-    g_assert_no_error(error);
-    g_assert_cmpint(hosts->len, ==, 2);
-    g_assert_true(g_ptr_array_find_with_equal_func(hosts, "h1", g_str_equal, NULL));
-    g_autoptr(GPtrArray) places = OPS->places(rig->store, rig_in(5000), &error);
-    g_assert_no_error(error);
-    g_assert_true(g_ptr_array_find(places, p, NULL));
-}
-
-static void
-test_index(void)
-{
-    GError *error = NULL;
-    VlPlace *p = place();
-    g_autoptr(GBytes) a = text("a");
-    g_autoptr(GHashTable) entries = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-    g_autoptr(GPtrArray) gone = g_ptr_array_new();
-    g_hash_table_insert(entries, g_strdup("k"), g_strdup("v"));
-    g_assert_false(OPS->index_set(p, "hi", entries, rig_in(5000), &error));
-    rig_expect(&error, VL_ERR_MISSING, "hi");
-    g_assert_true(OPS->session_create(p, "hi", a, rig_in(5000), &error));
-    /* More than an OSD returns at once. */
-    for (int i = 0; i < 2500; i++)
-        g_hash_table_insert(entries, g_strdup_printf("key-%d", i), g_strdup_printf("{\"vm\":%d}", i));
-    g_assert_true(OPS->index_set(p, "hi", entries, rig_in(5000), &error));
-    GHashTable *list = OPS->index_list(p, "hi", rig_in(5000), &error);
-    g_assert_no_error(error);
-    g_assert_cmpint(g_hash_table_size(list), ==, 2501);
-    g_assert_cmpstr(g_hash_table_lookup(list, "key-17"), ==, "{\"vm\":17}");
-    g_hash_table_unref(list);
-    g_ptr_array_add(gone, (char *)"key-17");
-    g_ptr_array_add(gone, (char *)"never-there");
-    g_assert_true(OPS->index_del(p, "hi", gone, rig_in(5000), &error));
-    list = OPS->index_list(p, "hi", rig_in(5000), &error);
-    g_assert_cmpint(g_hash_table_size(list), ==, 2500);
-    g_hash_table_unref(list);
-    list = OPS->index_list(p, "nobody", rig_in(5000), &error);
-    g_assert_cmpint(g_hash_table_size(list), ==, 0);
-    g_hash_table_unref(list);
-}
-
-static GBytes *
-answer(VlPlace *p, GBytes *payload, gpointer opaque)
-{
-    if (!opaque)
-        return NULL;
-    g_autofree char *reply = g_strdup_printf("%s:%.*s", (char *)opaque, (int)g_bytes_get_size(payload),
-                                             (const char *)g_bytes_get_data(payload, NULL));
-    return text(reply);
-}
-
-static void
-challenge(VlPlace *p, gboolean anybody, guint acks)
-{
-    GError *error = NULL;
-    VlChallengeResult result = {0};
-    g_autoptr(GBytes) payload = text("there?");
-    gint64 start = g_get_monotonic_time();
-    g_assert_true(OPS->challenge(p, "hw", payload, 1, &result, &error));
-    g_test_message("challenge with %u acks: %d us", acks, (int)(g_get_monotonic_time() - start));
-    g_assert_no_error(error);
-    g_assert_cmpint(result.anybody, ==, anybody);
-    g_assert_cmpint(result.acks->len, ==, acks);
-    for (guint i = 0; i < acks; i++)
-        g_assert_nonnull(g_strstr_len(g_bytes_get_data(result.acks->pdata[i], NULL),
-                                      (gssize)g_bytes_get_size(result.acks->pdata[i]), ":there?"));
-    vl_challenge_result_clear(&result);
-}
-
-static void
-test_challenge(void)
-{
-    GError *error = NULL;
-    VlPlace *p = place();
-    g_autoptr(GBytes) a = text("a");
-    challenge(p, FALSE, 0); /* no object */
-    g_assert_true(OPS->session_create(p, "hw", a, rig_in(5000), &error));
-    challenge(p, FALSE, 0); /* no watcher */
-    g_assert_false(OPS->session_watch_ok(p, "hw"));
-    g_assert_true(OPS->session_watch(p, "hw", answer, (gpointer) "one", rig_in(5000), &error));
-    g_assert_true(OPS->session_watch_ok(p, "hw"));
-    challenge(p, TRUE, 1);
-
-    VlStore *second = rig_store(rig, RIG_USER, 5);
-    VlVolume *volume = try_resolve(second, rig->pool, "", "img", &error);
-    g_assert_no_error(error);
-    g_assert_true(second->ops->session_watch(volume->place, "hw", answer, (gpointer) "two", rig_in(5000), &error));
-    challenge(p, TRUE, 2);
-    /* One answers, one does not: the answer must not be lost with the timeout. */
-    g_assert_true(second->ops->session_watch(volume->place, "hw", answer, NULL, rig_in(5000), &error));
-    challenge(p, TRUE, 1);
-    OPS->session_unwatch(p, "hw");
-    g_assert_false(OPS->session_watch_ok(p, "hw"));
-    challenge(p, TRUE, 0);
-    vl_volume_unref(volume);
-    second->ops->free(second);
-}
-
-static gint challenges_running = 1;
-
-static gpointer
-challenge_on(gpointer data)
-{
-    g_autoptr(GBytes) payload = text("x");
-    while (g_atomic_int_get(&challenges_running)) {
-        VlChallengeResult result = {0};
-        g_autoptr(GError) error = NULL;
-        OPS->challenge(data, "hr", payload, 1, &result, &error);
-        vl_challenge_result_clear(&result);
-    }
-    return NULL;
-}
-
-static GBytes *
-answer_checked(VlPlace *p, GBytes *payload, gpointer opaque)
-{
-    /* What opaque points to is freed right after the unwatch. */
-    g_assert_cmpint(*(int *)opaque, ==, 4711);
-    return g_bytes_ref(payload);
-}
-
-static void
-test_unwatch_race(void)
-{
-    GError *error = NULL;
-    VlPlace *p = place();
-    g_autoptr(GBytes) a = text("a");
-    g_assert_true(OPS->session_create(p, "hr", a, rig_in(5000), &error));
-    GThread *thread = g_thread_new("challenger", challenge_on, p);
-    for (int i = 0; i < 100; i++) {
-        int *opaque = g_new(int, 1);
-        *opaque = 4711;
-        g_assert_true(OPS->session_watch(p, "hr", answer_checked, opaque, rig_in(5000), &error));
-        g_usleep(1000);
-        OPS->session_unwatch(p, "hr");
-        *opaque = 0;
-        g_free(opaque);
-    }
-    g_atomic_int_set(&challenges_running, 0);
-    g_thread_join(thread);
-}
-
 int
 main(int argc, char **argv)
 {
@@ -621,10 +445,6 @@ main(int argc, char **argv)
     g_test_add_func("/rbd/cas-race", test_cas_race);
     g_test_add_func("/rbd/header-removed", test_header_removed);
     g_test_add_func("/rbd/many-volumes", test_many_volumes);
-    g_test_add_func("/rbd/session", test_session);
-    g_test_add_func("/rbd/index", test_index);
-    g_test_add_func("/rbd/challenge", test_challenge);
-    g_test_add_func("/rbd/unwatch-race", test_unwatch_race);
     int rc = g_test_run();
     rig_free(rig);
     return rc;

@@ -10,6 +10,7 @@ How hosts are set up: @pytest.mark.bed(...), on a test or a module; the nearest 
   env           environment of virtleased
   plugin_conf   settings of qemu-virtlease.conf (default: no such file)
   ceph_conf     lines for [client] of the hosts' ceph.conf
+  sanitized     True: virtleased of the ASan+UBSan build
 """
 
 import itertools
@@ -23,7 +24,7 @@ from bed.host import Host
 from bed.run import HOST_NUMBERS, World, raise_on_sigterm
 from bed.vm import VM, Disk
 
-SETUP = {"lock_manager": "virtlease", "conf": {}, "env": {}, "plugin_conf": None, "ceph_conf": []}
+SETUP = {"lock_manager": "virtlease", "conf": {}, "env": {}, "plugin_conf": None, "ceph_conf": [], "sanitized": False}
 NAMES = "abcdefghij"
 host_numbers = itertools.cycle(HOST_NUMBERS)
 serial = itertools.count(1)
@@ -63,6 +64,7 @@ def cluster(session_cluster):
     yield session_cluster
     session_cluster.restore()
     session_cluster.images.forget("virtlease.")
+    session_cluster.blocklist_clear()       # all its clients are dead by now
 
 
 @pytest.fixture
@@ -94,16 +96,17 @@ def new_host(request, world, cluster, new_cluster):
         directory = world.dir / f"{next(serial)}.{request.node.originalname}" / name
         host = Host(world, cluster, name, number, chosen["lock_manager"], directory)
         made.append(host)
-        for address in [a for a in cluster.blocklist() if a.startswith(f"{host.address}:")]:
-            cluster.blocklist_rm(address)       # the numbers have come round: not this machine's history
         host.set_ceph_conf(*chosen["ceph_conf"])
         host.set_plugin_conf(chosen["plugin_conf"])
         host.daemon_conf.update(chosen["conf"])
         host.daemon_env.update(chosen["env"])
+        host.sanitized = chosen["sanitized"]
         return host.start() if start else host
     yield make
     for host in made:
         host.discard()
+    for host in made:
+        host.assert_no_sanitizer_report()
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ test_spec(void)
     free(b.fsid);
     b.fsid = NULL;
     g_assert_true(vl_volume_spec_equal(&a, &b));
-    char **names[] = {&b.pool, &b.ns, &b.image, &b.conf, &b.mon_hosts, &b.path};
+    char **names[] = {&b.pool, &b.ns, &b.image, &b.conf, &b.mon_hosts};
     for (gsize i = 0; i < G_N_ELEMENTS(names); i++) {
         char *saved = *names[i];
         *names[i] = strdup("other");
@@ -181,8 +181,14 @@ test_spec(void)
         free(*names[i]);
         *names[i] = saved;
     }
-    b.kind = VL_VOLUME_OTHER;
+    b.path = strdup("/dev/rbd/rbd/ns/vm1"); /* how a krbd device was called is no part of it */
+    g_assert_true(vl_volume_spec_equal(&a, &b));
+    a.kind = VL_VOLUME_FILE;
     g_assert_false(vl_volume_spec_equal(&a, &b));
+    b.kind = VL_VOLUME_FILE;
+    g_assert_false(vl_volume_spec_equal(&a, &b));
+    a.path = strdup(b.path);
+    g_assert_true(vl_volume_spec_equal(&a, &b));
     vl_volume_spec_clear(&a);
     vl_volume_spec_clear(&b);
 
@@ -349,7 +355,7 @@ test_krbd(Fixture *fixture, gconstpointer unused)
     g_assert_cmpstr(spec.image_id, ==, "10ab6b8b4567");
     g_assert_cmpstr(spec.ns, ==, "");
     g_assert_false(spec.snapshot);
-    g_assert_null(spec.path);
+    g_assert_cmpstr(spec.path, ==, path);
     struct vl_volume_spec librbd;
     g_assert_cmpint(vl_volume_parse_rbd("rbd/vm1", &librbd), ==, 0);
     g_assert_true(vl_volume_spec_equal(&spec, &librbd));
@@ -390,6 +396,7 @@ test_krbd_invisible(Fixture *fixture, gconstpointer unused)
     assert_display(&spec, "rbd:other/ns/image");
     g_assert_true(spec.krbd && spec.snapshot);
     g_assert_null(spec.image_id);
+    g_assert_cmpstr(spec.path, ==, unmapped);
     vl_volume_spec_clear(&spec);
     check(fixture, "dev/rbd/lonely", "dev/rbd/lonely");
     /* No /dev/rbd, no krbd in this kernel at all */
@@ -451,6 +458,7 @@ test_krbd_client(Fixture *fixture, gconstpointer unused)
     check_client(fixture, "dev/rbd/rbd/unmapped", -ENXIO, NULL);
     check_client(fixture, "some/file", -ENXIO, NULL);
     char *got = NULL;
+    g_assert_cmpint(vl_volume_krbd_client(NULL, fixture->sys, fixture->dev, &got), ==, -EINVAL);
     g_assert_cmpint(vl_volume_krbd_client("dev/rbd0", fixture->sys, fixture->dev, &got), ==,
                     -EINVAL);
     /* One image mapped twice: the link says which, a bare name does not. */

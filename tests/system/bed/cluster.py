@@ -314,3 +314,7 @@ class Cluster:
 
     def blocklist_rm(self, address):
         self.command("osd blocklist", blocklistop="rm", addr=address)
+
+    def blocklist_clear(self):
+        if self.blocklist():
+            self.command("osd blocklist clear")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A virtualisation host: a Namespace with libvirtd, virtleased and what they read and write.
 
-The build under test is $VIRTLEASE_BUILD, or build/ in the source tree.
+The build under test is $VIRTLEASE_BUILD, or build/ in the source tree; the sanitized one is $VIRTLEASE_ASAN_BUILD, or build-asan/.
 """
 
 import json
@@ -22,6 +22,11 @@ BUILD = Path(os.environ.get("VIRTLEASE_BUILD", SOURCE / "build")).resolve()
 PLUGIN_DIR = BUILD / "plugin"
 VIRTLEASED = BUILD / "lockd" / "virtleased"
 VIRTLEASECTL = BUILD / "lockd" / "virtleasectl"
+ASAN_BUILD = Path(os.environ.get("VIRTLEASE_ASAN_BUILD", SOURCE / "build-asan")).resolve()
+SANITIZED_DAEMON = ASAN_BUILD / "lockd" / "virtleased"
+# What the daemon leaves to exit() is no leak.
+SANITIZER_ENV = {"ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1", "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}
+SANITIZER_WORDS = ("AddressSanitizer", "runtime error:")
 
 DAEMON_CONF = "/etc/virtlease/virtleased.conf"
 DAEMON_SOCKET = "/run/virtlease/virtleased.sock"
@@ -75,6 +80,7 @@ class Host(Namespace):
         self.lock_manager = lock_manager
         self.daemon_conf = {"ceph_conf": "/etc/ceph/ceph.conf", "ceph_user": "virtlease"}
         self.daemon_env = {}
+        self.sanitized = False
         self.libvirtd = Service(self, "libvirtd")
         self.virtleased = Service(self, "virtleased")
         self.connection = None
@@ -184,7 +190,8 @@ class Host(Namespace):
         self.daemon_conf.update(conf)
         self.daemon_env.update(env or {})
         self.write(DAEMON_CONF, conf_text({k: v for k, v in self.daemon_conf.items() if v is not None}))
-        self.virtleased.start(VIRTLEASED, "--foreground", "--config", DAEMON_CONF, env=self.daemon_env)
+        program, env = (SANITIZED_DAEMON, SANITIZER_ENV) if self.sanitized else (VIRTLEASED, {})
+        self.virtleased.start(program, "--foreground", "--config", DAEMON_CONF, env={**env, **self.daemon_env})
         if wait:
             self.wait_virtleased()
 
@@ -224,6 +231,10 @@ class Host(Namespace):
         if self.up():
             self.close_connection()
             super().power_loss()
+
+    def assert_no_sanitizer_report(self):
+        text = self.virtleased.log.read_text(errors="replace") if self.virtleased.log.exists() else ""
+        assert not any(word in text for word in SANITIZER_WORDS), f"{self.name}: see {self.virtleased.log}:\n{text[-8000:]}"
 
     def logs(self):
         """[(title, text)] for a failure report."""

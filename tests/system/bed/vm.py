@@ -18,6 +18,7 @@ from .wait import holds_for, wait_until
 MACHINE = "pc-q35-7.2"
 MEMORY_MIB = 32
 FIRST_WRITE_TIMEOUT_S = 30
+NOTICE_TIMEOUT_S = 10
 HOTPLUG_PORTS = 4
 
 DOMAIN = """\
@@ -118,9 +119,11 @@ class VM:
     def destroy(self, host, check=True):
         return host.virsh("destroy", self.name, check=check)
 
-    def kill(self, host):
-        """SIGKILL its QEMU."""
+    def kill(self, host, wait=True):
+        """SIGKILL its QEMU; wait: until libvirtd has noticed too, before which it refuses to start the same VM again."""
         os.kill(host.qemu_pid(self.name), 9)
+        if wait and host.libvirtd.alive():
+            wait_until(lambda: self.name not in host.domains(), NOTICE_TIMEOUT_S, f"{host.name} notices the death of {self.name}")
 
     def migrate(self, source, target, *flags, check=True, timeout=60):
         return source.virsh("migrate", "--live", self.name, f"qemu+tcp://{target.address}/system", "--migrateuri",
