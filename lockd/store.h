@@ -82,7 +82,8 @@ void vl_look_clear(VlLook *look); /* frees everything but `volume`; zeroes the r
 
 /* One compare-and-swap of a lease record. `expect` NULL: only if there is none; `replace` NULL: remove
  * it. Error CHANGED: the record was something else, nothing was written. Any other error: the
- * write may or may not have been applied (read back to know; R18). */
+ * write may or may not have been applied (read back to know; R18). What a look shows after the error
+ * is final: a write that was not applied by then is not sent any more. */
 typedef struct {
     VlVolume *volume; /* in, borrowed */
     GBytes *expect;   /* in, borrowed */
@@ -128,20 +129,22 @@ struct VlStoreOps {
      * access until it is looked at. */
     VlVolume *(*volume_from_key)(VlPlace *place, const char *key, const char *display, GError **error);
     /* Every place of the default cluster in which some host has registered a session; MISSING pools
-     * and those our user may not read are left out. Elements are borrowed. */
+     * and those our user may not read are left out, and with a log message those that do not answer,
+     * so that one broken pool does not hide the others. Elements are borrowed. */
     GPtrArray *(*places)(VlStore *store, gint64 deadline, GError **error);
 
     bool (*look)(VlLook *looks, size_t n, unsigned int what, gint64 deadline);
     bool (*cas)(VlCas *cas, size_t n, gint64 deadline);
 
     /* Blocklists all addresses at once, `expire` seconds from now, then reads the list back. Refuses
-     * addresses without nonce (VL_ERR_FENCE) unless `whole_host`. True = each is in the list. */
+     * addresses without nonce or with nonce 0, which would be the whole host (VL_ERR_FENCE). True =
+     * each is in the list, at least until `until`: an older, shorter entry is no error here. */
     bool (*fence)(VlPlace *place, VlFenceEntry *entries, size_t n, guint64 expire, gint64 deadline);
     /* The blocklist as it is: address (char *) to expiry (gint64 unix seconds, boxed by g_new). */
     GHashTable *(*blocklist)(VlPlace *place, gint64 deadline, GError **error);
     /* This daemon's handle has seen the newest map when it returns true. */
     bool (*barrier)(VlPlace *place, gint64 deadline, GError **error);
-    /* Removes exactly this owner from the exclusive lock; already gone is success. */
+    /* Removes exactly this owner (entity and cookie) from the exclusive lock; already gone is success. */
     bool (*break_lock)(VlVolume *volume, const VlLockOwner *owner, gint64 deadline, GError **error);
 
     /* Sessions. `identity` is compared byte for byte. create: only if the object is absent. swap: only
@@ -154,11 +157,13 @@ struct VlStoreOps {
     bool (*session_renew)(VlPlace *place, const char *host, GBytes *expect, guint64 counter, gint64 deadline, GError **error);
     GPtrArray *(*session_list)(VlPlace *place, gint64 deadline, GError **error); /* of char * */
     /* Watches our own session object for challenges until unwatch; replaces an earlier watch. When
-     * the storage reports the watch broken, `watch_ok` returns false until watched again. */
+     * the storage reports the watch broken, `watch_ok` returns false until watched again. Once
+     * unwatch has returned (or a watch has failed), func does not run any more: `opaque` may go. */
     bool (*session_watch)(VlPlace *place, const char *host, VlChallengeFunc func, gpointer opaque, gint64 deadline, GError **error);
     bool (*session_watch_ok)(VlPlace *place, const char *host);
     void (*session_unwatch)(VlPlace *place, const char *host);
-    /* Asks everybody who watches that host's session object; waits at most `timeout_s` (>= 1) seconds. */
+    /* Asks everybody who watches that host's session object; they have `timeout_s` (>= 1) seconds, and
+     * the storage 1.5 s more to say so, else STORAGE. */
     bool (*challenge)(VlPlace *place, const char *host, GBytes *payload, guint timeout_s, VlChallengeResult *ret, GError **error);
 
     /* Index of the leases a host holds in a place: volume key to a small JSON text (display name, VM). */
@@ -168,9 +173,11 @@ struct VlStoreOps {
 
     /* After our own client was blocklisted or a renewal timed out: makes the place usable again (waits
      * for the newest map; reconnects when blocklisted: *ret_reconnected). Watches must be set again
-     * after a reconnect. */
+     * after a reconnect. Places of one cluster share a client, but a place that is watched keeps
+     * failing until its own recover(), so that every session notices. */
     bool (*recover)(VlPlace *place, gboolean *ret_reconnected, gint64 deadline, GError **error);
-    /* The client addresses (IP part) of this daemon's own handle in the place, for "never one of our own". */
+    /* The IP of this daemon's own handle in the place, for "never one of our own": VlWatcher.addr
+     * without ":PORT/NONCE" (IPv6 in brackets). NULL = unknown. */
     char *(*own_address)(VlPlace *place);
     void (*free)(VlStore *store);
 };

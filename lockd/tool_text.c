@@ -164,14 +164,15 @@ tool_text_status(JsonObject *answer, gint64 now, GString *out)
     add_line(out, "Machine, boot", "%s, %s", string_of(answer, "machine_id"),
              string_of(answer, "boot_id"));
     add_line(out, "Serves", "%s, %s", vms, leases);
-    add_line(out, "A silent host",
-             "is dead after %" G_GINT64_FORMAT " s; a start waits %" G_GINT64_FORMAT " s for that",
+    add_line(out, "Takeover",
+             "of hosts silent for %" G_GINT64_FORMAT
+             " s; a VM's start waits at most %" G_GINT64_FORMAT " s for it",
              int_of(answer, "dead_after", 0), int_of(answer, "takeover_wait", 0));
     g_string_append_c(out, '\n');
     if (count_of(answer, "sessions"))
         add_sessions(array_of(answer, "sessions"), out);
     else
-        g_string_append(out, "No session: no VM has needed a lease since virtleased started.\n");
+        g_string_append(out, "No session: no VM has needed a lease yet.\n");
 }
 
 /* ---- list ---- */

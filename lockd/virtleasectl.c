@@ -31,7 +31,7 @@ typedef struct {
 typedef struct {
     const char *name;
     const char *operand; /* what it is called, NULL: none */
-    const char *options;
+    const char *options; /* that go with it, as in a synopsis */
     const char *help;
     const char *waiting; /* with %s for the operand */
     ToolText text;
@@ -40,14 +40,14 @@ typedef struct {
 static const Verb verbs[] = {
     {"status", NULL, "", "the daemon, its host, and its sessions with the storage",
      "reading its state", tool_text_status},
-    {"list", NULL, "--all", "leases of this host; with --all, those that other hosts have as well",
+    {"list", NULL, " [--all]", "leases of this host; with --all those of other hosts as well",
      "reading the leases", tool_text_list},
-    {"show", "VOLUME", "", "holders, fences, claim, lock owner and watchers of one volume",
-     "reading the lease of %s from the storage", tool_text_show},
-    {"fence", "HOST", "--force", "cut a dead host off its VMs' disks and free their leases",
+    {"show", "VOLUME", "", "holders, claim, lock owner, watchers and fences of one volume",
+     "reading the lease of %s", tool_text_show},
+    {"fence", "HOST", " [--force]", "cut a dead host off its VMs' disks and free their leases",
      "ending the sessions of host %s and fencing its disks", tool_text_fence},
-    {"release", "VOLUME", "--force --no-fence",
-     "take one lease away from its holder, fencing it first", "fencing and freeing %s",
+    {"release", "VOLUME", " --force [--no-fence]",
+     "take a volume's lease away from its holder, fencing that first", "fencing and freeing %s",
      tool_text_release},
 };
 
@@ -66,16 +66,10 @@ static char *
 summary(void)
 {
     GString *text = g_string_new("Verbs:\n");
-    for (guint i = 0; i < G_N_ELEMENTS(verbs); i++) {
-        const Verb *verb = &verbs[i];
-        g_auto(GStrv) options = g_strsplit(verb->options, " ", -1);
-        g_autoptr(GString) usage = g_string_new(verb->name);
-        if (verb->operand)
-            g_string_append_printf(usage, " %s", verb->operand);
-        for (guint k = 0; options[k]; k++)
-            g_string_append_printf(usage, " [%s]", options[k]);
-        g_string_append_printf(text, "  %s\n        %s\n", usage->str, verb->help);
-    }
+    for (guint i = 0; i < G_N_ELEMENTS(verbs); i++)
+        g_string_append_printf(
+            text, "  %s%s%s%s\n        %s\n", verbs[i].name, verbs[i].operand ? " " : "",
+            verbs[i].operand ? verbs[i].operand : "", verbs[i].options, verbs[i].help);
     g_string_append(text, "  help\n        this text");
     return g_string_free(text, FALSE);
 }
@@ -110,44 +104,57 @@ context_new(Options *options)
     return context;
 }
 
+static gboolean usage_error(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
 static gboolean
-option_fits(const Verb *verb, const char *option, gboolean given, GError **error)
+usage_error(GError **error, const char *format, ...)
 {
-    g_auto(GStrv) fitting = g_strsplit(verb->options, " ", -1);
-    if (!given || g_strv_contains((const char *const *)fitting, option))
-        return TRUE;
-    g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "%s does not go with '%s'", option,
-                verb->name);
+    va_list args;
+    va_start(args, format);
+    g_autofree char *text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, text);
     return FALSE;
 }
 
-/* The verb, if all that was said makes sense. */
-static const Verb *
-check_usage(const Options *options, GError **error)
+static gboolean
+check_options(const Verb *verb, const Options *options, GError **error)
+{
+    const struct {
+        const char *name;
+        gboolean given;
+    } all[] = {
+        {"--all", options->all},
+        {"--force", options->force},
+        {"--no-fence", options->no_fence},
+    };
+    for (guint i = 0; i < G_N_ELEMENTS(all); i++)
+        if (all[i].given && !strstr(verb->options, all[i].name))
+            return usage_error(error, "%s does not go with '%s'", all[i].name, verb->name);
+    if (g_str_equal(verb->name, "release") && !options->force)
+        return usage_error(error, "'release' takes the lease away from its holder: say --force if "
+                                  "that is meant");
+    return TRUE;
+}
+
+static gboolean
+check_usage(const Options *options, const Verb **ret_verb, GError **error)
 {
     guint count = options->words ? g_strv_length(options->words) : 0;
     const Verb *verb = count ? find_verb(options->words[0]) : NULL;
-    const char *problem = NULL;
+    if (options->timeout < 1 || options->timeout > TIMEOUT_MAX_S)
+        return usage_error(error, "--timeout must be from 1 to %d seconds", TIMEOUT_MAX_S);
     if (!count)
-        problem = "no verb given";
-    else if (options->timeout < 1 || options->timeout > TIMEOUT_MAX_S)
-        problem = "--timeout must be from 1 to 600 seconds";
-    else if (!verb)
-        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "unknown verb '%s'",
-                    options->words[0]);
-    else if (verb->operand && (count < 2 || !*options->words[1] || *options->words[1] == '-'))
-        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "'%s' needs a %s", verb->name,
-                    verb->operand);
-    else if (count > (verb->operand ? 2 : 1))
-        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, "'%s' is one word too many",
-                    options->words[count - 1]);
-    else if (option_fits(verb, "--all", options->all, error) &&
-             option_fits(verb, "--force", options->force, error) &&
-             option_fits(verb, "--no-fence", options->no_fence, error))
-        return verb;
-    if (problem)
-        g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_FAILED, problem);
-    return NULL;
+        return usage_error(error, "no verb given");
+    if (!verb)
+        return usage_error(error, "unknown verb '%s'", options->words[0]);
+    /* The daemon takes a word with dashes for an option, wherever it stands. */
+    if (verb->operand && (count < 2 || !*options->words[1] || *options->words[1] == '-'))
+        return usage_error(error, "'%s' needs a %s", verb->name, verb->operand);
+    if (count > (verb->operand ? 2 : 1))
+        return usage_error(error, "'%s' is one word too many", options->words[count - 1]);
+    *ret_verb = verb;
+    return check_options(verb, options, error);
 }
 
 /* ---- answer ---- */
@@ -229,42 +236,49 @@ run(const Verb *verb, const Options *options, GError **error)
     return answer && print_answer(verb, answer, options->json, error);
 }
 
-/* An answer that did not arrive on paper was not given. */
 static int
-finish(int status)
+tool_main(int argc, char **argv, Options *options)
 {
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return status;
-    fprintf(stderr, "virtleasectl: the answer could not be printed: %m\n");
-    return status ? status : EXIT_REFUSED;
+    g_autoptr(GError) error = NULL;
+    const Verb *verb = NULL;
+    g_autoptr(GOptionContext) context = context_new(options);
+    /* GOption forgets what it understood when it meets something it does not. */
+    gboolean json = g_strv_contains((const char *const *)argv, "--json") ||
+                    g_strv_contains((const char *const *)argv, "-j");
+    gboolean parsed = g_option_context_parse(context, &argc, &argv, &error);
+    json = parsed ? options->json : json;
+    if (parsed && options->version) {
+        puts("virtleasectl " VL_VERSION);
+        return EXIT_SUCCESS;
+    }
+    if (parsed && options->words && g_str_equal(options->words[0], "help")) {
+        g_autofree char *help = g_option_context_get_help(context, TRUE, NULL);
+        fputs(help, stdout);
+        return EXIT_SUCCESS;
+    }
+    if (!parsed || !check_usage(options, &verb, &error)) {
+        print_error("usage", error->message, json);
+        if (!json)
+            fputs("Try 'virtleasectl --help'.\n", stderr);
+        return EXIT_USAGE;
+    }
+    if (run(verb, options, &error))
+        return EXIT_SUCCESS;
+    print_error(vl_error_name((enum vl_error)error->code), error->message, json);
+    return exit_status(error);
 }
 
 int
 main(int argc, char **argv)
 {
     Options options = {.timeout = TIMEOUT_DEFAULT_S};
-    g_autoptr(GError) error = NULL;
     setlocale(LC_CTYPE, "");
-    g_autoptr(GOptionContext) context = context_new(&options);
-    gboolean parsed = g_option_context_parse(context, &argc, &argv, &error);
-    if (parsed && options.version) {
-        puts("virtleasectl " VL_VERSION);
-        return finish(EXIT_SUCCESS);
-    }
-    if (parsed && options.words && g_str_equal(options.words[0], "help")) {
-        g_autofree char *help = g_option_context_get_help(context, TRUE, NULL);
-        fputs(help, stdout);
-        return finish(EXIT_SUCCESS);
-    }
-    const Verb *verb = parsed ? check_usage(&options, &error) : NULL;
-    if (!verb) {
-        print_error("usage", error->message, options.json);
-        if (!options.json)
-            fputs("Try 'virtleasectl --help'.\n", stderr);
-        return finish(EXIT_USAGE);
-    }
-    if (run(verb, &options, &error))
-        return finish(EXIT_SUCCESS);
-    print_error(vl_error_name((enum vl_error)error->code), error->message, options.json);
-    return finish(exit_status(error));
+    int status = tool_main(argc, argv, &options);
+    g_free(options.socket);
+    g_strfreev(options.words);
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    /* An answer that did not arrive was not given. */
+    fprintf(stderr, "virtleasectl: the answer could not be printed: %m\n");
+    return status ? status : EXIT_REFUSED;
 }

@@ -188,7 +188,7 @@ def test_only_root_may_ask(host_a):
     ("dead_after = 2", ["dead_after", "4"]),
     ('dead_after = "ten"', ["dead_after"]),
     ('takeover = "maybe"', ["takeover", "manual"]),
-    ('ceph_conf = "unterminated', ["ceph_conf"]),
+    ('ceph_conf = "unterminated', ["closing"]),
     ("takeover_wait = 300", ["takeover_wait", "timeout"]),
 ])
 def test_bad_configuration(new_host, cluster, line, words):
