@@ -4,6 +4,10 @@
 #include <json-glib/json-glib.h>
 #include <string.h>
 
+#include "lockd/jsonin.h"
+
+#define TEXT_MAX (16 * 1024)
+
 static const char *const words[] = {
     [VL_ANSWER_NONE] = "none",         [VL_ANSWER_NOBODY] = "nobody", [VL_ANSWER_ALIVE] = "alive",
     [VL_ANSWER_MINE] = "mine",         [VL_ANSWER_NOT_MINE] = "not-mine",
@@ -60,10 +64,7 @@ parse(JsonParser *parser, GBytes *bytes)
 {
     gsize size = 0;
     const char *text = bytes ? g_bytes_get_data(bytes, &size) : NULL;
-    if (!text || size > 16384 || !json_parser_load_from_data(parser, text, (gssize)size, NULL))
-        return NULL;
-    JsonNode *root = json_parser_get_root(parser);
-    return root && JSON_NODE_HOLDS_OBJECT(root) ? json_node_get_object(root) : NULL;
+    return vl_json_object(parser, text, size, TEXT_MAX, NULL);
 }
 
 static char *

@@ -5,7 +5,10 @@
 #include <string.h>
 
 #include "lockd/error.h"
+#include "lockd/jsonin.h"
 #include "lockd/record.h"
+
+#define TEXT_MAX (256 * 1024)
 
 static const char *const marks[] = {"live", "closed", "fenced"};
 
@@ -51,18 +54,21 @@ get_int(JsonObject *object, const char *member)
     return json_node_get_int(node);
 }
 
-static void
+/* What is in these lists decides who is fenced and who never is: all of it is understood, or nothing. */
+static gboolean
 get_list(JsonObject *object, const char *member, GPtrArray *list)
 {
     JsonNode *node = json_object_get_member(object, member);
-    if (!node || !JSON_NODE_HOLDS_ARRAY(node))
-        return;
-    JsonArray *array = json_node_get_array(node);
-    for (guint i = 0; i < json_array_get_length(array); i++) {
+    if (node && !JSON_NODE_HOLDS_ARRAY(node))
+        return FALSE;
+    JsonArray *array = node ? json_node_get_array(node) : NULL;
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
         JsonNode *item = json_array_get_element(array, i);
-        if (JSON_NODE_HOLDS_VALUE(item) && json_node_get_value_type(item) == G_TYPE_STRING)
-            vl_addrs_add(list, json_node_get_string(item));
+        if (!JSON_NODE_HOLDS_VALUE(item) || json_node_get_value_type(item) != G_TYPE_STRING)
+            return FALSE;
+        vl_addrs_add(list, json_node_get_string(item));
     }
+    return TRUE;
 }
 
 static VlIdentity *
@@ -78,9 +84,8 @@ identity_read(JsonObject *object)
     identity->name = get_string(object, "name");
     identity->boot = get_string(object, "boot");
     identity->nonce = get_string(object, "nonce");
-    get_list(object, "ips", identity->ips);
-    get_list(object, "krbd", identity->krbd);
-    if (get_int(object, "version") != 1 || session < 0 || dead_after < 1 || dead_after > 86400 ||
+    gboolean lists = get_list(object, "ips", identity->ips) && get_list(object, "krbd", identity->krbd);
+    if (!lists || get_int(object, "version") != 1 || session < 0 || dead_after < 1 || dead_after > 86400 ||
         grace < 0 || grace > 86400 || !mark || !identity->host || !identity->machine ||
         !identity->name || !identity->boot || !identity->nonce)
         return NULL;
@@ -103,11 +108,9 @@ vl_identity_parse(GBytes *bytes, GError **error)
     const char *text = bytes ? g_bytes_get_data(bytes, &size) : NULL;
     g_autoptr(JsonParser) parser = json_parser_new();
     g_autoptr(VlIdentity) identity = NULL;
-    if (text && json_parser_load_from_data(parser, text, (gssize)size, NULL)) {
-        JsonNode *root = json_parser_get_root(parser);
-        if (root && JSON_NODE_HOLDS_OBJECT(root))
-            identity = identity_read(json_node_get_object(root));
-    }
+    JsonObject *object = vl_json_object(parser, text, size, TEXT_MAX, NULL);
+    if (object)
+        identity = identity_read(object);
     if (!identity)
         vl_set_error(error, VL_ERR_RECORD,
                      "a host's session object holds something this virtleased does not understand");

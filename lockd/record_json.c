@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "lockd/error.h"
+#include "lockd/jsonin.h"
 #include "lockd/record.h"
 
 /* A cursor over one object: the first thing that does not fit is remembered. */
@@ -175,15 +176,9 @@ vl_record_parse(const char *volume, GBytes *bytes, GError **error)
     g_autofree char *problem = NULL;
     g_autoptr(VlRecord) record = NULL;
     g_autoptr(JsonParser) parser = json_parser_new();
-    g_autoptr(GError) local = NULL;
-    if (size > VL_RECORD_SIZE_MAX)
-        problem = g_strdup("it is larger than any record of ours");
-    else if (!text || !json_parser_load_from_data(parser, text, (gssize)size, &local))
-        problem = g_strdup_printf("it is not JSON (%s)", local ? local->message : "empty");
-    else if (!json_parser_get_root(parser) || !JSON_NODE_HOLDS_OBJECT(json_parser_get_root(parser)))
-        problem = g_strdup("it is not a JSON object");
-    else
-        record = read_record(json_node_get_object(json_parser_get_root(parser)), &problem);
+    JsonObject *object = vl_json_object(parser, text, size, VL_RECORD_SIZE_MAX, &problem);
+    if (object)
+        record = read_record(object, &problem);
     if (!problem)
         return g_steal_pointer(&record);
     vl_set_error(error, VL_ERR_RECORD,

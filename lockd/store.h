@@ -83,7 +83,7 @@ void vl_look_clear(VlLook *look); /* frees everything but `volume`; zeroes the r
 /* One compare-and-swap of a lease record. `expect` NULL: only if there is none; `replace` NULL: remove
  * it. Error CHANGED: the record was something else, nothing was written. Any other error: the
  * write may or may not have been applied (read back to know; R18). What a look shows after the error
- * is final: a write that was not applied by then is not sent any more. */
+ * is final for this process: a write that was not applied by then is not sent any more. */
 typedef struct {
     VlVolume *volume; /* in, borrowed */
     GBytes *expect;   /* in, borrowed */

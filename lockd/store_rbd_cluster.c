@@ -9,8 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Threads for the blocking calls of one cluster (watcher lists, lock owners, opening images). */
-#define OSD_THREADS 16
+/* Threads for the blocking calls of one cluster (watcher lists, lock owners, opening images). While
+ * one OSD is silent each call to it takes rados_osd_op_timeout; the others need threads meanwhile.
+ */
+#define OSD_THREADS 32
 /* Blocklist commands of one paxos round are committed together, so all must be sent at once. */
 #define MON_THREADS 64
 
@@ -153,10 +155,10 @@ conn_connect(SrbdConn *conn, const SrbdTarget *target, GError **error)
     if (rc == -ENOENT || rc == -EACCES || rc == -EPERM) {
         /* -ENOENT is "no keyring", or no monitor address (MonClient::init, build_initial_monmap).
          */
-        vl_set_error(error, VL_ERR_DENIED, "cannot connect to %s as client.%s: %s", where,
-                     store->user,
-                     rc == -ENOENT ? "no keyring for this user or no monitor address was found"
-                                   : "its key was not accepted");
+        vl_set_error(
+            error, VL_ERR_DENIED, "cannot connect to %s as client.%s: %s", where, store->user,
+            rc == -ENOENT ? "no keyring for this user or no monitor address was found"
+                          : "the cluster does not accept its key (wrong, or not in the keyring)");
         return false;
     }
     char fsid[64] = "";

@@ -210,12 +210,19 @@ clients_start(SrbdWait *wait, SrbdImage *image, SrbdIo *io, unsigned int what)
 }
 
 static void
-look_error(VlLook *look, int rc)
+look_error(VlLook *look, int rc, bool parent)
 {
     SrbdStore *store = srbd_place_store(look->volume->place);
     if (rc == -ENOENT)
         vl_set_error(&look->error, VL_ERR_MISSING, "%s: the image does not exist any more",
                      look->volume->display);
+    else if (parent && (rc == -EPERM || rc == -EACCES))
+        vl_set_error(
+            &look->error, VL_ERR_DENIED,
+            "looking at %s: Ceph user client.%s may not do this (%s); it needs the capability "
+            "osd 'profile rbd' for the pool and, if the image is a clone, at least 'profile "
+            "rbd-read-only' for the pool of its parent",
+            look->volume->display, store->user, g_strerror(-rc));
     else
         srbd_error(&look->error, store, rc, "looking at %s", look->volume->display);
 }
@@ -223,11 +230,11 @@ look_error(VlLook *look, int rc)
 static void
 look_collect(VlLook *look, HeadJob *head, ClientsJob *clients)
 {
-    int rc = head ? srbd_job_result(&head->job) : 0;
-    if (rc >= 0 && clients)
-        rc = srbd_job_result(&clients->job);
-    if (rc < 0) {
-        look_error(look, rc);
+    int head_rc = head ? srbd_job_result(&head->job) : 0;
+    int clients_rc = clients ? srbd_job_result(&clients->job) : 0;
+    if (head_rc < 0 || clients_rc < 0) {
+        /* Opening an image opens its parent too. */
+        look_error(look, head_rc < 0 ? head_rc : clients_rc, head_rc >= 0);
         return;
     }
     if (head)

@@ -2,6 +2,7 @@
 #include "tests/service/fake-daemon.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -17,6 +18,8 @@ daemon_reply(const struct daemon *daemon, int fd, enum vl_msg_type type, gboolea
         vl_msg_add_u64(&msg, VL_TAG_ERROR_CODE, daemon->code);
     vl_msg_add_string(&msg, VL_TAG_ERROR_TEXT, daemon->text);
     vl_msg_add_string(&msg, VL_TAG_STATE, daemon->state);
+    if (daemon->json)
+        vl_msg_add_bytes(&msg, VL_TAG_JSON, daemon->json, strlen(daemon->json));
     g_assert_cmpint(vl_msg_finish(&msg), ==, 0);
     (void)vl_write_all(fd, msg.data, msg.len, vl_now_ms() + 5000);
     vl_msg_free(&msg);
@@ -36,6 +39,7 @@ daemon_serve(struct daemon *daemon, int fd, enum behaviour behaviour)
     g_assert_cmpint(
         vl_read_frame(fd, VL_PROTO_REQUEST_MAX, vl_now_ms() + 5000, &daemon->frame, &daemon->body),
         ==, 0);
+    g_usleep(daemon->delay_ms * 1000);
     if (behaviour == ANSWER || behaviour == NO_CODE)
         daemon_reply(daemon, fd, VL_MSG_REPLY, behaviour == ANSWER);
     else if (behaviour == NOT_REPLY)

@@ -27,7 +27,8 @@ struct daemon {
     GThread *thread;
     enum behaviour script[4]; /* for the first connections; the last one repeats */
     enum vl_error code;
-    const char *text, *state;
+    const char *text, *state, *json;
+    unsigned int delay_ms; /* before it answers */
     unsigned int connections;
     struct vl_frame frame; /* of the last request */
     uint8_t *body;

@@ -322,6 +322,32 @@ test_cas(void)
     rig_expect(&error, VL_ERR_CHANGED, "cas");
 }
 
+/* librbd opens the parent with the clone. */
+static void
+test_look_clone_of_unreadable_parent(void)
+{
+    g_autofree char *pool = g_strconcat(rig->pool, "-parents", NULL);
+    rados_ioctx_t io;
+    rbd_image_t image;
+    int order = 0;
+    rig_create_pool(rig, pool);
+    g_assert_cmpint(rados_ioctx_create(rig->admin, pool, &io), ==, 0);
+    g_assert_cmpint(rbd_create2(io, "parent", 1 << 20, 1 | 4, &order), ==, 0);
+    g_assert_cmpint(rbd_open(io, "parent", &image, NULL), ==, 0);
+    g_assert_cmpint(rbd_snap_create(image, "s"), ==, 0);
+    g_assert_cmpint(rbd_snap_protect(image, "s"), ==, 0);
+    rbd_close(image);
+    g_assert_cmpint(rbd_clone(io, "parent", "s", rig->io, "clone", 1 | 4, &order), ==, 0);
+    rados_ioctx_destroy(io);
+    g_autoptr(VlVolume) volume = rig_resolve(rig, "", "clone");
+    VlLook look = {.volume = volume};
+    g_assert_false(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000)));
+    rig_expect(&look.error, VL_ERR_DENIED, "parent");
+    /* The record needs no open image. */
+    g_assert_true(OPS->look(&look, 1, VL_LOOK_RECORD, rig_in(5000)));
+    vl_look_clear(&look);
+}
+
 typedef struct {
     VlVolume *volume;
     int wins;
@@ -441,6 +467,7 @@ main(int argc, char **argv)
     g_test_add_func("/rbd/resolve-spellings", test_resolve_spellings);
     g_test_add_func("/rbd/resolve-dead-cluster", test_resolve_dead_cluster);
     g_test_add_func("/rbd/look-guest", test_look_guest);
+    g_test_add_func("/rbd/look-clone-of-unreadable-parent", test_look_clone_of_unreadable_parent);
     g_test_add_func("/rbd/cas", test_cas);
     g_test_add_func("/rbd/cas-race", test_cas_race);
     g_test_add_func("/rbd/header-removed", test_header_removed);
