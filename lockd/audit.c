@@ -118,6 +118,8 @@ audit_lease(VlDaemon *daemon, VlVm *vm, VlTake *take)
     VlLease *lease = take->lease;
     g_autoptr(GError) error = NULL;
     const VlHolder *holder = vl_record_find(take->record, &vm->who);
+    if (!holder && take->record->previous && vl_incarnation_equal(&take->record->previous->who, &vm->who))
+        return; /* handed over by our token: not lost (R2) */
     if (!holder) {
         const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
         g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("its record is free");

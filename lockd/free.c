@@ -38,6 +38,18 @@ set_freeing(GPtrArray *leases, const char *reason)
     }
 }
 
+/* Give-back (R1): this QEMU came by migration, and the image's exclusive lock still belongs to the source it came
+ * from, so it never wrote: had it, librbd would have taken the lock over. Then the source's memory is as good
+ * as ever. An image without such an owner proves nothing. */
+static gboolean
+never_wrote(const VlVm *vm, const VlTake *take)
+{
+    const VlHolder *previous = take->record->previous;
+    const VlLockOwner *owner = take->look.owner;
+    return vl_record_find(take->record, &vm->who) && previous && g_strcmp0(previous->who.uuid, vm->who.uuid) == 0 && owner &&
+           owner->managed && vl_addrs_has(previous->addrs, owner->addr);
+}
+
 /* Writes the record without us for each take; those that are not ours any more are done at once. */
 static gboolean
 write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fenced, GError **error)
@@ -49,11 +61,12 @@ write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fence
     guint n = 0;
     for (guint i = 0; i < takes->len; i++) {
         VlTake *take = takes->pdata[i];
-        if (!vl_record_find(take->record, &vm->who)) {
+        if (!vl_record_find(take->record, &vm->who) && !vl_record_find_heir(take->record, &vm->who)) {
             vl_lease_set_state(take->lease, VL_LEASE_FREE, "the record does not name this process");
             continue;
         }
-        next[n] = vl_rules_freed(take->record, &vm->who, unix_now());
+        next[n] = never_wrote(vm, take) ? vl_rules_given_back(take->record, &vm->who)
+                                        : vl_rules_freed(take->record, &vm->who, unix_now());
         if (!next[n] && fenced && take->set && take->set->len)
             next[n] = vl_record_new();
         if (next[n] && fenced) {
@@ -67,8 +80,9 @@ write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fence
     if (n)
         ok = vl_cas_records(leases, next, expect, n, vl_deadline_in(STEP_S), error);
     for (guint i = 0; i < n; i++) {
-        if (leases[i]->record && !vl_record_find(leases[i]->record, &vm->who))
-            vl_lease_set_state(leases[i], VL_LEASE_FREE, "freed");
+        if (leases[i]->record && !vl_record_find(leases[i]->record, &vm->who) &&
+            !vl_record_find_heir(leases[i]->record, &vm->who))
+            vl_lease_set_state(leases[i], VL_LEASE_FREE, leases[i]->record->holders->len ? "given back or passed on" : "freed");
         vl_record_free(next[i]);
     }
     return ok;

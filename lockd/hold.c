@@ -9,12 +9,14 @@
 
 #define STEP_S 6
 #define ADDRESS_WAIT_S 3.0
+#define BACK_WAIT_S 10.0 /* for a failed migration's destination to be gone */
+#define PARK_ATTEMPTS 5
 #define ADDRESS_POLL_US (100 * 1000)
 
 char *
 vl_hold_state(const VlVm *vm)
 {
-    return g_strdup_printf("vl1:%s", vm->token);
+    return g_strconcat(VL_STATE_PREFIX, vm->token, NULL);
 }
 
 /* ---- addresses ---- */
@@ -68,10 +70,24 @@ refresh_addrs(VlVm *vm, VlTake *take, GPtrArray *addrs, GError **error)
 
 /* ---- one attempt ---- */
 
+/* After a migration that failed: the destination has the lease, handed over by this very process, and may yet turn out never
+ * to have run. Its daemon gives the lease back when that QEMU is gone (R1). */
 static gboolean
-record_still_ours(VlVm *vm, VlTake *take, GError **error)
+may_come_back(VlVm *vm, const VlRecord *record)
+{
+    return record->previous && vl_incarnation_equal(&record->previous->who, &vm->who) && record->holders->len == 1 &&
+           g_str_equal(((VlHolder *)record->holders->pdata[0])->who.uuid, vm->who.uuid);
+}
+
+static gboolean
+record_still_ours(VlVm *vm, VlTake *take, gint64 back_until, GError **error)
 {
     if (!vl_record_find(take->record, &vm->who)) {
+        if (may_come_back(vm, take->record) && vl_clock_now() < back_until) {
+            vl_set_error(error, VL_ERR_CHANGED, "%s: waiting whether the destination of the migration gives it back",
+                         take->lease->volume->display);
+            return FALSE;
+        }
         const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
         g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("free now");
         vl_lease_set_state(take->lease, VL_LEASE_LOST, "the record does not name this process");
@@ -113,8 +129,8 @@ write_held(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, GErr
 
 /* With what is known to be stored, so that a resume is one write and one look at the watchers. */
 static gboolean
-hold_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, gboolean reread, const char *token, const VlCall *call,
-             GError **error)
+hold_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, gboolean reread, gint64 back_until, const char *token,
+             const VlCall *call, GError **error)
 {
     guint what = VL_LOOK_WATCHERS | (reread ? VL_LOOK_RECORD : 0);
     if (!vl_take_look(takes, what, vl_call_within(call, STEP_S), error))
@@ -123,7 +139,7 @@ hold_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, gboolean reread, cons
         VlTake *take = takes->pdata[i];
         if (reread) {
             VlPatience patience = {.wait_s = daemon->settings->takeover_wait, .began = vl_clock_now(), .call = call};
-            if (!record_still_ours(vm, take, error) || !vl_judge_claim(daemon, take, &patience, error))
+            if (!record_still_ours(vm, take, back_until, error) || !vl_judge_claim(daemon, take, &patience, error))
                 return FALSE;
             /* A claim that was judged dead is struck by our write. */
             g_autoptr(VlRecord) struck = vl_record_copy(take->record);
@@ -143,12 +159,13 @@ static gboolean
 hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, const VlCall *call, GError **error)
 {
     gint64 address_until = vl_deadline_in(ADDRESS_WAIT_S);
+    gint64 back_until = vl_deadline_in(BACK_WAIT_S);
     gboolean reread = FALSE;
     for (;;) {
         g_autoptr(GError) local = NULL;
         if (!vl_call_check(call, "giving the VM its leases", error))
             return FALSE;
-        if (hold_attempt(daemon, vm, takes, reread, token, call, &local))
+        if (hold_attempt(daemon, vm, takes, reread, back_until, token, call, &local))
             return TRUE;
         enum vl_error code = vl_error_code(local);
         gboolean wait_for_address = code == VL_ERR_NO_ADDRESS && vl_clock_now() < address_until;
@@ -198,32 +215,45 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
 
 /* ---- parking ---- */
 
+/* Brings one stored record from HELD to PARKED. The first try uses what is known to be stored, because a migration's
+ * destination waits for it. */
+static gboolean
+park_one(VlVm *vm, VlLease *lease, GError **error)
+{
+    for (guint attempt = 0; attempt < PARK_ATTEMPTS; attempt++) {
+        g_autoptr(VlRecord) next = vl_record_copy(lease->record);
+        VlHolder *holder = vl_record_find(next, &vm->who);
+        VlRecord *write = next;
+        if (!holder || !holder->held || next->claim)
+            return TRUE; /* not ours to write any more, or a claim stands */
+        holder->held = FALSE;
+        g_clear_error(error);
+        if (vl_cas_records(&lease, &write, &lease->raw, 1, vl_deadline_in(STEP_S), error))
+            return TRUE;
+        g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
+        VlTake *take = vl_take_new(lease);
+        g_ptr_array_add(takes, take);
+        if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), NULL))
+            continue;
+        vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL, vl_record_copy(take->record));
+    }
+    return FALSE;
+}
+
 static void
 park_job(VlDaemon *daemon, gpointer data)
 {
     VlVm *vm = data;
     g_mutex_lock(&vm->op);
-    g_autoptr(GPtrArray) dirty = g_ptr_array_new();
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
-        if (lease->unwritten && lease->state == VL_LEASE_PARKED && vl_lease_holder(lease))
-            g_ptr_array_add(dirty, lease);
-    }
-    guint n = dirty->len;
-    g_autofree VlRecord **next = g_new0(VlRecord *, n + 1);
-    g_autofree GBytes **expect = g_new0(GBytes *, n + 1);
-    for (guint i = 0; i < n; i++) {
-        VlLease *lease = dirty->pdata[i];
-        expect[i] = lease->raw;
-        next[i] = vl_record_copy(lease->record);
-        vl_record_find(next[i], &vm->who)->held = FALSE;
+        g_autoptr(GError) error = NULL;
+        if (!lease->unwritten || lease->state != VL_LEASE_PARKED)
+            continue;
         lease->unwritten = FALSE;
+        if (!park_one(vm, lease, &error))
+            g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);
     }
-    g_autoptr(GError) error = NULL;
-    if (n && !vl_cas_records((VlLease *const *)dirty->pdata, next, expect, n, vl_deadline_in(STEP_S), &error))
-        g_warning("VM %s: its stored leases still say held although it is paused: %s (harmless)", vm->name, error->message);
-    for (guint i = 0; i < n; i++)
-        vl_record_free(next[i]);
     g_mutex_unlock(&vm->op);
 }
 

@@ -14,7 +14,8 @@ gboolean vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **er
 /* All HELD leases to PARKED, at once in memory; the stored records follow in the background. Operation lock held. */
 void vl_park_all(VlDaemon *daemon, VlVm *vm);
 
-/* libvirt's lock state for this VM: malloc'ed. */
+/* libvirt's lock state for this VM, VL_STATE_PREFIX and the token: malloc'ed. */
+#define VL_STATE_PREFIX "vl1:"
 char *vl_hold_state(const VlVm *vm);
 
 /* Client addresses on the volume that belong to this very QEMU: newer than the process, on an address that one of its own

@@ -3,14 +3,15 @@
 
 #include "lockd/vm.h"
 
-static const char *const names[VL_LEASE_STATE_COUNT] = {"none", "taking", "parked", "held",
+static const char *const names[VL_LEASE_STATE_COUNT] = {"none", "taking", "incoming", "parked", "held",
                                                         "lost", "freeing", "free"};
 
 #define TO(state) (1u << (state))
 static const guint legal[VL_LEASE_STATE_COUNT] = {
     [VL_LEASE_NONE] = TO(VL_LEASE_TAKING) | TO(VL_LEASE_FREEING) | TO(VL_LEASE_FREE),
     [VL_LEASE_TAKING] = TO(VL_LEASE_PARKED) | TO(VL_LEASE_HELD) | TO(VL_LEASE_LOST) | TO(VL_LEASE_FREEING) |
-                        TO(VL_LEASE_NONE),
+                        TO(VL_LEASE_NONE) | TO(VL_LEASE_INCOMING),
+    [VL_LEASE_INCOMING] = TO(VL_LEASE_PARKED) | TO(VL_LEASE_LOST) | TO(VL_LEASE_FREEING),
     [VL_LEASE_PARKED] = TO(VL_LEASE_HELD) | TO(VL_LEASE_LOST) | TO(VL_LEASE_FREEING),
     [VL_LEASE_HELD] = TO(VL_LEASE_PARKED) | TO(VL_LEASE_LOST) | TO(VL_LEASE_FREEING),
     [VL_LEASE_LOST] = TO(VL_LEASE_FREEING) | TO(VL_LEASE_FREE),

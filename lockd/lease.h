@@ -7,6 +7,7 @@
  *               │            │          │          any of them ──▶ FREEING ──▶ FREE
  *               └────────────┴──────────┴────▶ FREEING
  *
+ * INCOMING (from TAKING, to PARKED): a migration is coming in, the lease is its source's and we are its heir; no right to run.
  * PARKED excludes everybody else just as HELD does; only HELD lets vCPUs run. LOST: the record names
  * somebody else, or our QEMU's clients are fenced; nothing is granted for it any more.
  */
@@ -19,6 +20,7 @@
 typedef enum {
     VL_LEASE_NONE,
     VL_LEASE_TAKING,
+    VL_LEASE_INCOMING,
     VL_LEASE_PARKED,
     VL_LEASE_HELD,
     VL_LEASE_LOST,

@@ -168,6 +168,7 @@ vl_record_new(void)
 {
     VlRecord *record = g_new0(VlRecord, 1);
     record->holders = g_ptr_array_new_with_free_func((GDestroyNotify)vl_holder_free);
+    record->heirs = g_ptr_array_new_with_free_func((GDestroyNotify)vl_holder_free);
     record->fenced = g_ptr_array_new_with_free_func((GDestroyNotify)vl_fenced_free);
     return record;
 }
@@ -182,6 +183,10 @@ vl_record_copy(const VlRecord *record)
     copy->claim = vl_claim_copy(record->claim);
     for (guint i = 0; i < record->holders->len; i++)
         g_ptr_array_add(copy->holders, vl_holder_copy(record->holders->pdata[i]));
+    for (guint i = 0; i < record->heirs->len; i++)
+        g_ptr_array_add(copy->heirs, vl_holder_copy(record->heirs->pdata[i]));
+    if (record->previous)
+        copy->previous = vl_holder_copy(record->previous);
     for (guint i = 0; i < record->fenced->len; i++) {
         const VlFenced *fenced = record->fenced->pdata[i];
         vl_record_add_fence(copy, fenced->addr, fenced->at, fenced->until, fenced->wanted);
@@ -196,20 +201,34 @@ vl_record_free(VlRecord *record)
         return;
     g_free(record->write);
     g_ptr_array_unref(record->holders);
+    g_ptr_array_unref(record->heirs);
     g_ptr_array_unref(record->fenced);
+    vl_holder_free(record->previous);
     vl_claim_free(record->claim);
     g_free(record);
+}
+
+static VlHolder *
+find_in(const GPtrArray *holders, const VlIncarnation *who)
+{
+    for (guint i = 0; i < holders->len; i++) {
+        VlHolder *holder = holders->pdata[i];
+        if (vl_incarnation_equal(&holder->who, who))
+            return holder;
+    }
+    return NULL;
 }
 
 VlHolder *
 vl_record_find(const VlRecord *record, const VlIncarnation *who)
 {
-    for (guint i = 0; i < record->holders->len; i++) {
-        VlHolder *holder = record->holders->pdata[i];
-        if (vl_incarnation_equal(&holder->who, who))
-            return holder;
-    }
-    return NULL;
+    return find_in(record->holders, who);
+}
+
+VlHolder *
+vl_record_find_heir(const VlRecord *record, const VlIncarnation *who)
+{
+    return find_in(record->heirs, who);
 }
 
 gboolean

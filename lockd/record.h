@@ -8,6 +8,7 @@
  *    "holders":[{"host":"<host id>","machine":"…","name":"node-a","boot":"…","session":12,
  *                "uuid":"…","vm":"web1","pid":4711,"start":123456,"state":"held","token":"…",
  *                "addrs":["10.0.0.1:0/123"],"since":1790000000}],
+ *    "previous":{a holder}, "heirs":[holders],
  *    "claim":{"id":"…","host":"…","name":"node-b","session":3,"uuid":"…","vm":"web1",
  *             "epoch":8,"addrs":["10.0.0.1:0/123"],"since":…},
  *    "fenced":[{"addr":"…","at":…,"until":…,"wanted":…}]}
@@ -64,6 +65,8 @@ typedef struct {
     gboolean shared;
     GPtrArray *holders; /* of VlHolder */
     VlClaim *claim;     /* or NULL */
+    VlHolder *previous; /* who handed the lease over to the holder by token; NULL once that is final (R1) */
+    GPtrArray *heirs;   /* of VlHolder: incoming QEMUs of the same VM; no right to run (R16) */
     GPtrArray *fenced;  /* of VlFenced */
 } VlRecord;
 
@@ -95,6 +98,8 @@ void vl_incarnation_clear(VlIncarnation *who);
 VlHolder *vl_record_find(const VlRecord *record, const VlIncarnation *who);
 /* Removes that holder; FALSE when it is none. */
 gboolean vl_record_remove(VlRecord *record, const VlIncarnation *who);
+/* The heir that is this very incarnation, or NULL. */
+VlHolder *vl_record_find_heir(const VlRecord *record, const VlIncarnation *who);
 /* Drops fences whose wanted time is over. */
 void vl_record_expire_fences(VlRecord *record, gint64 now);
 /* Adds or prolongs. */

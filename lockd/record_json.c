@@ -121,16 +121,23 @@ read_fenced(VlRecord *record, JsonObject *object, char **problem)
 }
 
 static void
+read_holders(Reader *reader, const char *member, gboolean optional, GPtrArray *holders)
+{
+    JsonArray *array = read_array(reader, member, optional);
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonNode *node = json_array_get_element(array, i);
+        if (JSON_NODE_HOLDS_OBJECT(node))
+            g_ptr_array_add(holders, read_holder(json_node_get_object(node), reader->problem));
+        else
+            complain(reader, member, "a list of objects");
+    }
+}
+
+static void
 read_lists(VlRecord *record, Reader *reader)
 {
-    JsonArray *holders = read_array(reader, "holders", FALSE);
-    for (guint i = 0; holders && i < json_array_get_length(holders); i++) {
-        JsonNode *node = json_array_get_element(holders, i);
-        if (JSON_NODE_HOLDS_OBJECT(node))
-            g_ptr_array_add(record->holders, read_holder(json_node_get_object(node), reader->problem));
-        else
-            complain(reader, "holders", "a list of objects");
-    }
+    read_holders(reader, "holders", FALSE, record->holders);
+    read_holders(reader, "heirs", TRUE, record->heirs);
     JsonArray *fenced = read_array(reader, "fenced", TRUE);
     for (guint i = 0; fenced && i < json_array_get_length(fenced); i++) {
         JsonNode *node = json_array_get_element(fenced, i);
@@ -163,6 +170,11 @@ read_record(JsonObject *object, char **problem)
         record->claim = read_claim(json_node_get_object(claim), problem);
     else if (claim)
         complain(&reader, "claim", "an object");
+    JsonNode *previous = json_object_get_member(object, "previous");
+    if (previous && JSON_NODE_HOLDS_OBJECT(previous))
+        record->previous = read_holder(json_node_get_object(previous), problem);
+    else if (previous)
+        complain(&reader, "previous", "an object");
     return g_steal_pointer(&record);
 }
 
@@ -284,6 +296,17 @@ vl_record_format(VlRecord *record)
     for (guint i = 0; i < record->holders->len; i++)
         add_holder(builder, record->holders->pdata[i]);
     json_builder_end_array(builder);
+    if (record->previous) {
+        json_builder_set_member_name(builder, "previous");
+        add_holder(builder, record->previous);
+    }
+    if (record->heirs->len) {
+        json_builder_set_member_name(builder, "heirs");
+        json_builder_begin_array(builder);
+        for (guint i = 0; i < record->heirs->len; i++)
+            add_holder(builder, record->heirs->pdata[i]);
+        json_builder_end_array(builder);
+    }
     if (record->claim)
         add_claim(builder, record->claim);
     if (record->fenced->len)

@@ -9,6 +9,7 @@
 #include "lockd/fault.h"
 #include "lockd/free.h"
 #include "lockd/hold.h"
+#include "lockd/incoming.h"
 #include "lockd/procinfo.h"
 #include "lockd/rescan.h"
 #include "lockd/take.h"
@@ -113,17 +114,14 @@ register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCa
         vl_set_error(error, VL_ERR_CONFIG, "VM '%s' has <lease> devices, which this version of virtlease cannot serve", vm->name);
         return FALSE;
     }
-    if (domain->async_job && g_str_equal(domain->async_job, "migration in")) {
-        vl_set_error(error, VL_ERR_CONFIG,
-                     "VM '%s' is an incoming migration: this version of virtlease does not hand leases over yet; shut it down "
-                     "and start it here",
-                     vm->name);
-        return FALSE;
-    }
     g_autoptr(GPtrArray) leases = g_ptr_array_new();
     if (!vl_disks_add(daemon, vm, domain, call, leases, error))
         return FALSE;
-    return vl_take_all(daemon, vm, leases, daemon->settings->takeover_wait, call, error);
+    g_autoptr(GPtrArray) rest = g_ptr_array_new();
+    gboolean incoming = domain->async_job && g_str_equal(domain->async_job, "migration in");
+    if (incoming && !vl_incoming_begin(daemon, vm, leases, rest, call, error))
+        return FALSE;
+    return vl_take_all(daemon, vm, incoming ? rest : leases, daemon->settings->takeover_wait, call, error);
 }
 
 gboolean
@@ -183,7 +181,7 @@ vl_acquire(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **er
         return FALSE;
     call->gone = &vm->exited;
     g_mutex_lock(&vm->op);
-    gboolean ok = vl_hold_all(daemon, vm, call, error);
+    gboolean ok = vl_incoming_finish(daemon, vm, request->state, call, error) && vl_hold_all(daemon, vm, call, error);
     g_mutex_unlock(&vm->op);
     call->gone = NULL;
     /* Perhaps this was about a disk that libvirt does not name and has not yet written down (R9). */

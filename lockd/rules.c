@@ -23,9 +23,51 @@ vl_rules_granted(const VlRecord *record, const VlHolder *holder, gboolean shared
         vl_record_remove(next, &((VlHolder *)victims->pdata[i])->who);
     vl_record_remove(next, &holder->who);
     g_clear_pointer(&next->claim, vl_claim_free);
+    g_clear_pointer(&next->previous, vl_holder_free);
+    g_ptr_array_set_size(next->heirs, 0);
     g_ptr_array_add(next->holders, vl_holder_copy(holder));
     next->shared = shared;
     next->epoch = record->epoch + 1;
+    return next;
+}
+
+static void
+drop_heir(VlRecord *record, const VlIncarnation *who)
+{
+    VlHolder *heir = vl_record_find_heir(record, who);
+    if (heir)
+        g_ptr_array_remove(record->heirs, heir);
+}
+
+static void
+park(VlRecord *record, const VlHolder *holder)
+{
+    VlHolder *parked = vl_holder_copy(holder);
+    parked->held = FALSE;
+    g_ptr_array_add(record->holders, parked);
+    record->epoch++;
+}
+
+VlRecord *
+vl_rules_handed_over(const VlRecord *record, const VlHolder *from, const VlHolder *to)
+{
+    VlRecord *next = vl_record_copy(record);
+    vl_holder_free(next->previous);
+    next->previous = vl_holder_copy(from);
+    next->previous->held = FALSE;
+    vl_record_remove(next, &from->who);
+    drop_heir(next, &to->who);
+    park(next, to);
+    return next;
+}
+
+VlRecord *
+vl_rules_given_back(const VlRecord *record, const VlIncarnation *who)
+{
+    VlRecord *next = vl_record_copy(record);
+    vl_record_remove(next, who);
+    park(next, record->previous);
+    g_clear_pointer(&next->previous, vl_holder_free);
     return next;
 }
 
@@ -33,10 +75,17 @@ VlRecord *
 vl_rules_freed(const VlRecord *record, const VlIncarnation *who, gint64 now)
 {
     VlRecord *next = vl_record_copy(record);
-    if (vl_record_remove(next, who))
+    drop_heir(next, who);
+    if (vl_record_remove(next, who)) {
         next->epoch++;
+        g_clear_pointer(&next->previous, vl_holder_free);
+        if (next->heirs->len && !next->holders->len) {
+            g_autoptr(VlHolder) heir = g_ptr_array_steal_index(next->heirs, 0);
+            park(next, heir);
+        }
+    }
     vl_record_expire_fences(next, now);
-    if (next->holders->len || next->fenced->len || next->claim)
+    if (next->holders->len || next->fenced->len || next->claim || next->heirs->len)
         return next;
     vl_record_free(next);
     return NULL;

@@ -22,8 +22,16 @@ VlTakeStep vl_rules_take(const VlRecord *record, const VlIncarnation *me, gboole
 VlRecord *vl_rules_granted(const VlRecord *record, const VlHolder *holder, gboolean shared,
                            const GPtrArray *victims);
 
-/* The record without this incarnation, or NULL when nothing needs to be remembered (remove it). */
+/* The record without this incarnation, as holder or heir; a holder's first heir becomes the holder, PARKED
+ * (R16). NULL when nothing needs to be remembered (remove it). */
 VlRecord *vl_rules_freed(const VlRecord *record, const VlIncarnation *who, gint64 now);
+
+/* Hand-over by token: `to` (an heir, PARKED) takes the place of the holder `from`, who is remembered as
+ * previous for a give-back. */
+VlRecord *vl_rules_handed_over(const VlRecord *record, const VlHolder *from, const VlHolder *to);
+
+/* Give-back: previous takes the place of the holder `who`, PARKED again under its own token. */
+VlRecord *vl_rules_given_back(const VlRecord *record, const VlIncarnation *who);
 
 /* What a takeover may fence. */
 typedef struct {

@@ -313,8 +313,8 @@ take_rounds(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
 
 /* ---- all or nothing ---- */
 
-static gboolean
-announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error)
+gboolean
+vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error)
 {
     if (!vl_journal_write(daemon->journal, vm, error))
         return FALSE;
@@ -349,7 +349,7 @@ vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
     for (guint i = 0; i < leases->len; i++)
         vl_lease_set_state(leases->pdata[i], VL_LEASE_TAKING, "VM starts");
     VL_FAULT("before-take");
-    if (announce(daemon, vm, leases, call, error) && take_rounds(daemon, vm, leases, wait_s, call, error)) {
+    if (vl_take_announce(daemon, vm, leases, call, error) && take_rounds(daemon, vm, leases, wait_s, call, error)) {
         VL_FAULT("after-take");
         return TRUE;
     }

@@ -42,6 +42,9 @@ gboolean vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s
 gboolean vl_cas_records(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n,
                         gint64 deadline, GError **error);
 
+/* Journal, session and index for these leases of the VM, written before the first compare-and-swap (R18). */
+gboolean vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error);
+
 /* Our entry for a record. */
 VlHolder *vl_take_holder(VlDaemon *daemon, VlVm *vm, VlPlace *place);
 
