@@ -128,6 +128,18 @@ vl_answer_format(const VlQuestion *question, const char *host, guint64 session, 
     return finish(builder);
 }
 
+/* Should two watches of one host ever answer, the one that says more for life counts. */
+static VlAnswer
+stronger(VlAnswer a, VlAnswer b)
+{
+    static const VlAnswer order[] = {VL_ANSWER_MINE, VL_ANSWER_ALIVE, VL_ANSWER_READER, VL_ANSWER_FREEING, VL_ANSWER_NOT_MINE,
+                                     VL_ANSWER_LOST};
+    for (guint i = 0; i < G_N_ELEMENTS(order); i++)
+        if (a == order[i] || b == order[i])
+            return order[i];
+    return a;
+}
+
 /* An ack counts only if it is from the host we asked and about this very question. */
 static VlAnswer
 answer_parse(GBytes *ack, const char *host, const char *nonce)
@@ -161,7 +173,7 @@ vl_challenge(VlPlace *place, const char *host, const VlAsk *ask, VlAnswer *ret_a
     for (guint i = 0; result.acks && i < result.acks->len; i++) {
         VlAnswer answer = answer_parse(result.acks->pdata[i], host, nonce);
         if (answer != VL_ANSWER_NONE)
-            *ret_answer = answer;
+            *ret_answer = stronger(*ret_answer, answer);
     }
     vl_challenge_result_clear(&result);
     return TRUE;

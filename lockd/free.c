@@ -139,6 +139,19 @@ add_unrecorded(VlDaemon *daemon, VlTake *take)
     }
 }
 
+/* Two VMs of this host on one shared volume may have recorded each other's clients; what another holder has
+ * recorded lives. */
+static gboolean
+recorded_by_another(const VlRecord *record, const VlHolder *holder, const char *addr)
+{
+    for (guint i = 0; i < record->holders->len; i++) {
+        const VlHolder *other = record->holders->pdata[i];
+        if (other != holder && vl_addrs_has(other->addrs, addr))
+            return TRUE;
+    }
+    return FALSE;
+}
+
 static void
 find_remains(VlDaemon *daemon, VlVm *vm, VlTake *take)
 {
@@ -147,7 +160,8 @@ find_remains(VlDaemon *daemon, VlVm *vm, VlTake *take)
     if (!holder)
         return;
     for (guint i = 0; i < holder->addrs->len; i++)
-        if (vm->late_exit || seen(take, holder->addrs->pdata[i]))
+        if ((vm->late_exit || seen(take, holder->addrs->pdata[i])) &&
+            !recorded_by_another(take->record, holder, holder->addrs->pdata[i]))
             vl_addrs_add(take->set, holder->addrs->pdata[i]);
     add_unrecorded(daemon, take);
 }

@@ -161,10 +161,13 @@ hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, cons
     gint64 address_until = vl_deadline_in(ADDRESS_WAIT_S);
     gint64 back_until = vl_deadline_in(BACK_WAIT_S);
     gboolean reread = FALSE;
+    g_autoptr(GError) last = NULL;
     for (;;) {
         g_autoptr(GError) local = NULL;
-        if (!vl_call_check(call, "giving the VM its leases", error))
+        if (!vl_call_check(call, "giving the VM its leases", &local)) {
+            g_propagate_error(error, last ? g_steal_pointer(&last) : g_steal_pointer(&local));
             return FALSE;
+        }
         if (hold_attempt(daemon, vm, takes, reread, back_until, token, call, &local))
             return TRUE;
         enum vl_error code = vl_error_code(local);
@@ -174,6 +177,8 @@ hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, cons
             return FALSE;
         }
         reread = reread || code == VL_ERR_CHANGED;
+        g_clear_error(&last);
+        last = g_steal_pointer(&local);
         vl_clock_sleep_until(vl_clock_now() + ADDRESS_POLL_US, call);
     }
 }
@@ -190,7 +195,8 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
             vl_set_error(error, lease->state == VL_LEASE_LOST ? VL_ERR_STALE : VL_ERR_LOST,
                          "%s: this VM's lease is %s%s. It may not run", lease->volume->display,
                          vl_lease_state_name(lease->state),
-                         lease->state == VL_LEASE_LOST ? " (taken over or fenced meanwhile): its memory here is stale; destroy it here" : "");
+                         lease->state == VL_LEASE_LOST ? " (taken over or fenced meanwhile): its memory here is stale; destroy it here"
+                                                          : " (the log of virtleased says why)");
             return FALSE;
         }
     }

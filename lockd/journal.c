@@ -95,9 +95,9 @@ boots_read(VlJournal *journal)
     JsonNode *node = json_object_get_member(json_node_get_object(json_parser_get_root(parser)), "boots");
     JsonArray *boots = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; boots && i < json_array_get_length(boots); i++) {
-        const char *boot = json_node_get_string(json_array_get_element(boots, i));
-        if (boot)
-            vl_addrs_add(journal->boots, boot);
+        JsonNode *item = json_array_get_element(boots, i);
+        if (JSON_NODE_HOLDS_VALUE(item) && json_node_get_value_type(item) == G_TYPE_STRING)
+            vl_addrs_add(journal->boots, json_node_get_string(item));
     }
 }
 
@@ -180,6 +180,9 @@ add_spec(JsonBuilder *builder, const struct vl_volume_spec *spec)
     add_string(builder, "conf", spec->conf);
     add_string(builder, "mon_hosts", spec->mon_hosts);
     add_string(builder, "path", spec->path);
+    add_string(builder, "fsid", spec->fsid);
+    add_string(builder, "pool_id", spec->pool_id);
+    add_string(builder, "image_id", spec->image_id);
     add_int(builder, "krbd", spec->krbd);
     json_builder_end_object(builder);
 }
@@ -244,6 +247,9 @@ read_spec(JsonObject *object)
     spec->conf = get_string(object, "conf");
     spec->mon_hosts = get_string(object, "mon_hosts");
     spec->path = get_string(object, "path");
+    spec->fsid = get_string(object, "fsid");
+    spec->pool_id = get_string(object, "pool_id");
+    spec->image_id = get_string(object, "image_id");
     spec->krbd = json_object_get_int_member_with_default(object, "krbd", 0) != 0;
     return spec;
 }

@@ -24,7 +24,7 @@ refuse_held(GError **error, const VlTake *take, const VlHolder *holder, const ch
 {
     g_autofree char *who = vl_holder_describe(holder);
     if (local)
-        vl_set_error(error, VL_ERR_HELD, "%s is in use: %s, pid %" G_GINT64_FORMAT " of this very host", 
+        vl_set_error(error, VL_ERR_HELD, "%s is in use: %s, process %" G_GINT64_FORMAT " of this very host. Stop that VM first",
                      take->lease->volume->display, who, holder->who.pid);
     else
         vl_set_error(error, VL_ERR_HELD,
@@ -127,6 +127,9 @@ static void
 inquest_free(Inquest *inquest)
 {
     g_clear_error(&inquest->error);
+    if (inquest->verdict)
+        vl_verdict_clear(inquest->verdict);
+    g_free(inquest->verdict);
     g_free(inquest);
 }
 
@@ -174,24 +177,29 @@ vl_judge_claim(VlDaemon *daemon, VlTake *take, const VlPatience *patience, GErro
     }
     if (kind != VL_VERDICT_ALIVE)
         return TRUE;
-    vl_set_error(error, VL_ERR_HELD, "%s is being taken over by host %s for VM '%s' at this moment", volume,
-                 claim->host_name, claim->vm);
+    vl_set_error(error, VL_ERR_HELD, "%s is being taken over by host %s for VM '%s' at this moment. Try again in a few seconds",
+                 volume, claim->host_name, claim->vm);
     return FALSE;
 }
 
 /* Addresses that the dead holder's session published, minus those a living session publishes as well; and
- * shared kernel clients, which nobody fences automatically. */
-static void
-learn_ips(VlDaemon *daemon, VlTake *take, const VlHolder *victim)
+ * shared kernel clients, which nobody fences automatically. With one session unread it would not be known whose
+ * addresses these are. */
+static gboolean
+learn_ips(VlDaemon *daemon, VlTake *take, const VlHolder *victim, GError **error)
 {
     VlPlace *place = take->lease->volume->place;
-    g_autoptr(GPtrArray) hosts = place->store->ops->session_list(place, vl_deadline_in(3), NULL);
+    g_autoptr(GPtrArray) hosts = place->store->ops->session_list(place, vl_deadline_in(3), error);
     g_autoptr(GPtrArray) mine = vl_addrs_new();
     g_autoptr(GPtrArray) others = vl_addrs_new();
-    for (guint i = 0; hosts && i < hosts->len; i++) {
+    if (!hosts)
+        return FALSE;
+    for (guint i = 0; i < hosts->len; i++) {
         VlSessionObject object = {0};
         g_autoptr(VlIdentity) identity = NULL;
-        if (place->store->ops->session_read(place, hosts->pdata[i], &object, vl_deadline_in(3), NULL) && object.present)
+        if (!place->store->ops->session_read(place, hosts->pdata[i], &object, vl_deadline_in(3), error))
+            return FALSE;
+        if (object.present)
             identity = vl_identity_parse(object.identity, NULL);
         vl_session_object_clear(&object);
         for (guint k = 0; identity && k < identity->krbd->len; k++)
@@ -206,15 +214,15 @@ learn_ips(VlDaemon *daemon, VlTake *take, const VlHolder *victim)
     for (guint i = 0; i < mine->len; i++)
         if (!vl_addrs_has(others, mine->pdata[i]))
             vl_addrs_add(take->dead_ips, mine->pdata[i]);
+    return TRUE;
 }
 
 static void
-verdicts_store(VlDaemon *daemon, VlTake *take, VlHolder *holder, VlVerdict *verdict)
+verdicts_store(VlTake *take, VlHolder *holder, VlVerdict *verdict)
 {
     for (guint i = 0; i < take->blockers->len; i++)
         if (take->blockers->pdata[i] == holder)
             take->verdicts->pdata[i] = verdict;
-    learn_ips(daemon, take, holder);
 }
 
 gboolean
@@ -238,13 +246,9 @@ vl_judge_blockers(VlDaemon *daemon, GPtrArray *takes, const VlPatience *patience
     gboolean ok = TRUE;
     for (guint i = 0; i < inquests->len; i++) {
         Inquest *inquest = inquests->pdata[i];
-        if (ok && inquest_conclude(inquest, error)) {
-            verdicts_store(daemon, inquest->take, inquest->holder, inquest->verdict);
-        } else {
-            ok = FALSE;
-            vl_verdict_clear(inquest->verdict);
-            g_free(inquest->verdict);
-        }
+        ok = ok && inquest_conclude(inquest, error) && learn_ips(daemon, inquest->take, inquest->holder, error);
+        if (ok)
+            verdicts_store(inquest->take, inquest->holder, g_steal_pointer(&inquest->verdict));
     }
     return ok;
 }

@@ -111,7 +111,8 @@ register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCa
     if (!domain)
         return FALSE;
     if (request->lease_devices) {
-        vl_set_error(error, VL_ERR_CONFIG, "VM '%s' has <lease> devices, which this version of virtlease cannot serve", vm->name);
+        vl_set_error(error, VL_ERR_CONFIG, "VM '%s' has <lease> devices, which this version of virtlease cannot serve; remove them from its XML",
+                     vm->name);
         return FALSE;
     }
     g_autoptr(GPtrArray) leases = g_ptr_array_new();

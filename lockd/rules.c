@@ -102,6 +102,8 @@ is_victim(const VlFenceQuestion *question, const VlHolder *holder)
     return FALSE;
 }
 
+/* Two VMs of one host on a shared volume cannot tell their clients apart (both are on the host's IP), so each may have
+ * recorded the other's. */
 static gboolean
 recorded_by_others(const VlFenceQuestion *question, const char *addr)
 {
@@ -147,11 +149,12 @@ vl_rules_fence_set(const VlFenceQuestion *question)
     for (guint i = 0; i < question->victims->len; i++) {
         const VlHolder *victim = question->victims->pdata[i];
         for (guint k = 0; k < victim->addrs->len; k++)
-            if (!vl_addrs_has(question->never, victim->addrs->pdata[k]))
+            if (!vl_addrs_has(question->never, victim->addrs->pdata[k]) && !recorded_by_others(question, victim->addrs->pdata[k]))
                 vl_addrs_add(set, victim->addrs->pdata[k]);
     }
     for (guint i = 0; claim && i < claim->addrs->len; i++)
-        vl_addrs_add(set, claim->addrs->pdata[i]);
+        if (!recorded_by_others(question, claim->addrs->pdata[i]))
+            vl_addrs_add(set, claim->addrs->pdata[i]);
     for (guint i = 0; i < question->record->fenced->len; i++) {
         const VlFenced *fenced = question->record->fenced->pdata[i];
         if (lapsed(fenced, question->now))

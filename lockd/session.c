@@ -6,6 +6,7 @@
 #include "lockd/error.h"
 #include "lockd/fault.h"
 #include "lockd/identity.h"
+#include "lockd/procinfo.h"
 #include "lockd/record.h"
 #include "lockd/verdict.h"
 
@@ -95,8 +96,10 @@ identity_make(Session *session, guint64 number, VlSessionMark mark, guint grace)
     identity->grace = grace;
     /* The address storage knows us by is one that QEMU's clients have too. */
     g_autofree char *own = ops(session)->own_address(session->place);
-    if (own)
-        vl_addrs_add(identity->ips, own);
+    g_autofree char *addr = g_strconcat(own ? own : "", ":0/0", NULL);
+    g_autofree char *ip = vl_addr_ip(addr); /* the form all others are compared in: IPv6 without brackets */
+    if (ip)
+        vl_addrs_add(identity->ips, ip);
     g_mutex_lock(&session->all->lock);
     for (guint i = 0; session->all->krbd && i < session->all->krbd->len; i++)
         vl_addrs_add(identity->krbd, session->all->krbd->pdata[i]);
@@ -113,15 +116,17 @@ check_stranger(Session *session, const VlIdentity *there, GError **error)
 {
     VlIncarnation holder = {.host = session->all->host->id};
     VlAsk ask = {NULL, &holder, NULL};
-    VlCall call = {.deadline = vl_deadline_in(session->all->dead_after_s * 3 + there->grace + 30)};
-    guint64 counter;
+    VlCall call = {.deadline = vl_deadline_in((MAX(session->all->dead_after_s, there->dead_after) + there->grace) * 3 + 30)};
+    VlSessionObject seen = {0};
     VlAnswer answer;
     g_autoptr(GError) local = NULL;
     g_message("session in %s: its object was written in boot %s of a host named %s; watching whether "
               "that one lives",
               session->place->display, there->boot, there->name);
-    if (vl_window_run(session->place, session->all->host->id, &ask, session->all->dead_after_s, &call, &counter,
-                      &answer, &local))
+    gboolean dead = vl_window_run(session->place, session->all->host->id, &ask, session->all->dead_after_s, &call, &seen,
+                                  &answer, &local);
+    vl_session_object_clear(&seen);
+    if (dead)
         return TRUE;
     if (vl_error_code(local) != VL_ERR_HELD) {
         g_propagate_error(error, g_steal_pointer(&local));

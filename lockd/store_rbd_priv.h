@@ -68,6 +68,7 @@ struct SrbdCluster {
     /* Bounded and per cluster, so that a dead one cannot eat the threads of another. */
     GThreadPool *osd_pool;
     GThreadPool *mon_pool;
+    gint handles; /* open images, atomic */
 };
 
 struct SrbdConn {
@@ -228,7 +229,7 @@ int srbd_image_read_id(SrbdIo *io, const char *name, char **ret_id, gint64 deadl
 /* The image opened read-only; may block. */
 int srbd_image_handle(SrbdImage *image, SrbdIo *io, SrbdHandle **ret_handle);
 void srbd_image_set_handle(SrbdImage *image, SrbdHandle *handle);
-void srbd_handle_unref(SrbdHandle *handle);
+void srbd_handle_unref(gpointer handle); /* may block */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdHandle, srbd_handle_unref)
 bool srbd_cas(VlCas *cas, size_t n, gint64 deadline);
 bool srbd_break_lock(VlVolume *volume, const VlLockOwner *owner, gint64 deadline, GError **error);

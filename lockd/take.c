@@ -271,8 +271,11 @@ verify(GPtrArray *leases, const VlIncarnation *who, gint64 deadline, GError **er
     for (guint i = 0; i < takes->len; i++) {
         VlTake *take = takes->pdata[i];
         if (!vl_record_find(take->record, who)) {
-            vl_set_error(error, VL_ERR_LOST, "%s: taken over by somebody else before this VM could start",
-                         take->lease->volume->display);
+            const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
+            g_autofree char *now = other ? vl_holder_describe(other) : g_strdup("free now");
+            vl_set_error(error, VL_ERR_LOST, "%s: its lease was lost again before this VM could start (%s). Start it once more if it is "
+                         "to run here",
+                         take->lease->volume->display, now);
             return FALSE;
         }
         vl_lease_set_record(take->lease, g_bytes_ref(take->look.record), g_steal_pointer(&take->record));

@@ -112,7 +112,20 @@ take_at(const Takeover *t, guint i)
     return t->takes->pdata[i];
 }
 
-/* The frozen set is what was seen between two identical reads of the record (R12). */
+/* Who is there now was there when the takes were judged; some may have gone. */
+static gboolean
+nobody_new(const VlLook *before, const VlLook *now)
+{
+    for (guint i = 0; now->watchers && i < now->watchers->len; i++)
+        if (!vl_watchers_have(before->watchers, ((VlWatcher *)now->watchers->pdata[i])->addr))
+            return FALSE;
+    return !now->owner || (before->owner && g_str_equal(now->owner->addr, before->owner->addr) &&
+                           g_str_equal(now->owner->cookie, before->owner->cookie));
+}
+
+/* The frozen set is what was seen between two identical reads of the record (R12): the first one came before this look, the
+ * second is the compare of the claim's compare-and-swap. The look that the takes were judged by may be as old as a
+ * verdict takes, and a client that came since would be neither judged nor fenced. */
 static gboolean
 step_freeze(Takeover *t, GError **error)
 {
@@ -121,16 +134,24 @@ step_freeze(Takeover *t, GError **error)
         looks[i].volume = take_at(t, i)->lease->volume;
     VL_FAULT("between-reads");
     VlStore *store = looks[0].volume->place->store;
-    gboolean ok = store->ops->look(looks, t->takes->len, VL_LOOK_RECORD, vl_call_within(t->call, STEP_S));
+    gboolean ok = store->ops->look(looks, t->takes->len, VL_LOOK_ALL, vl_call_within(t->call, STEP_S));
     for (guint i = 0; i < t->takes->len; i++) {
-        GBytes *first = take_at(t, i)->look.record;
+        VlTake *take = take_at(t, i);
+        GBytes *first = take->look.record;
         gboolean same = first && looks[i].record ? g_bytes_equal(first, looks[i].record) : first == looks[i].record;
+        same = same && nobody_new(&take->look, &looks[i]);
         if (looks[i].error && error && !*error)
             g_propagate_error(error, g_steal_pointer(&looks[i].error));
         else if (!same && error && !*error)
-            vl_set_error(error, VL_ERR_CHANGED, "%s: its lease changed while it was looked at", looks[i].volume->display);
+            vl_set_error(error, VL_ERR_CHANGED, "%s: its lease or its clients changed while it was looked at",
+                         looks[i].volume->display);
         ok = ok && same;
-        vl_look_clear(&looks[i]);
+        if (ok) {
+            vl_look_clear(&take->look);
+            take->look = looks[i];
+        } else {
+            vl_look_clear(&looks[i]);
+        }
     }
     return ok;
 }
@@ -258,8 +279,11 @@ step_confirm(Takeover *t, GError **error)
                     asked = take_at(t, before)->lease->volume->place == take->lease->volume->place &&
                             g_str_equal(((VlHolder *)take_at(t, before)->blockers->pdata[b])->who.host, victim->who.host);
             VlAsk ask = {take->lease->volume->key, &victim->who, NULL};
-            if (verdict && !asked && !vl_verdict_confirm(take->lease->volume->place, &ask, verdict, t->call, error))
+            if (verdict && !asked && !vl_verdict_confirm(take->lease->volume->place, &ask, verdict, t->call, error)) {
+                g_autofree char *who = vl_holder_describe(victim);
+                g_prefix_error(error, "%s is in use: %s: ", take->lease->volume->display, who);
                 return FALSE;
+            }
         }
     }
     return TRUE;
@@ -285,8 +309,10 @@ step_fence(Takeover *t, GError **error)
     gpointer place, all;
     g_hash_table_iter_init(&iter, places);
     while (g_hash_table_iter_next(&iter, &place, &all))
-        if (!vl_fence_set(t->daemon, place, all, t->fenced, vl_deadline_in(FENCE_S), error))
+        if (!vl_fence_set(t->daemon, place, all, t->fenced, vl_deadline_in(FENCE_S), error)) {
+            g_prefix_error(error, "%s is not taken over: ", take_at(t, 0)->lease->volume->display);
             return FALSE;
+        }
     return TRUE;
 }
 

@@ -9,6 +9,7 @@
 
 #define POLL_US (G_USEC_PER_SEC / 2)
 #define QUICK_US G_USEC_PER_SEC /* a slower read proves nothing about the owner */
+#define GAP_US (3 * G_USEC_PER_SEC) /* between two reads: more, and nobody knows what the storage did meanwhile */
 #define STORAGE_PATIENCE_S 60   /* a shared window gives up when storage stays away this long */
 #define CHALLENGE_US (VL_CHALLENGE_TIMEOUT_S * G_USEC_PER_SEC)
 
@@ -16,6 +17,29 @@ void
 vl_verdict_clear(VlVerdict *verdict)
 {
     g_clear_pointer(&verdict->ips, g_ptr_array_unref);
+    vl_session_object_clear(&verdict->seen);
+}
+
+static void
+object_copy(VlSessionObject *to, const VlSessionObject *from)
+{
+    vl_session_object_clear(to);
+    *to = *from;
+    if (to->identity)
+        g_bytes_ref(to->identity);
+}
+
+static gboolean
+object_equal(const VlSessionObject *a, const VlSessionObject *b)
+{
+    return a->present == b->present && (!a->present || (a->counter == b->counter && g_bytes_equal(a->identity, b->identity)));
+}
+
+/* The longer of the owner's patience and ours, and its announced silence. */
+static guint
+window_seconds(const VlIdentity *identity, guint dead_after_s)
+{
+    return identity ? MAX(dead_after_s, identity->dead_after) + identity->grace : dead_after_s;
 }
 
 /* One quick read of a host's session; a slow answer is an error, for the window's sake. */
@@ -42,6 +66,7 @@ typedef struct {
     const VlCall *call;
     VlSessionObject first; /* as read at the beginning */
     gint64 began;          /* when that read had been answered */
+    gint64 read;           /* when the last one had */
     gint64 length;         /* microseconds */
     VlAnswer answer;
 } Window;
@@ -62,15 +87,11 @@ window_begin(Window *window, GError **error)
     vl_session_object_clear(&window->first);
     if (!session_look(window->place, window->host, window->call, &window->first, error))
         return WINDOW_AGAIN;
-    window->began = vl_clock_now();
-    guint seconds = window->dead_after_s;
-    if (window->first.present) {
-        g_autoptr(VlIdentity) identity = vl_identity_parse(window->first.identity, error);
-        if (!identity)
-            return WINDOW_FAILED;
-        seconds = MAX(seconds, identity->dead_after) + identity->grace;
-    }
-    window->length = (gint64)seconds * G_USEC_PER_SEC;
+    window->began = window->read = vl_clock_now();
+    g_autoptr(VlIdentity) identity = window->first.present ? vl_identity_parse(window->first.identity, error) : NULL;
+    if (window->first.present && !identity)
+        return WINDOW_FAILED;
+    window->length = (gint64)window_seconds(identity, window->dead_after_s) * G_USEC_PER_SEC;
     return window_challenge(window, error);
 }
 
@@ -80,10 +101,17 @@ window_poll(Window *window, GError **error)
     VlSessionObject now = {0};
     if (!session_look(window->place, window->host, window->call, &now, error))
         return WINDOW_AGAIN;
-    gboolean same = now.present == window->first.present && now.counter == window->first.counter &&
-                    (!now.present || g_bytes_equal(now.identity, window->first.identity));
+    gboolean same = object_equal(&now, &window->first);
     vl_session_object_clear(&now);
-    return same ? WINDOW_GOES_ON : WINDOW_ALIVE;
+    if (!same)
+        return WINDOW_ALIVE;
+    gint64 gap = vl_clock_now() - window->read;
+    window->read += gap;
+    if (gap <= GAP_US)
+        return WINDOW_GOES_ON;
+    vl_set_error(error, VL_ERR_STORAGE, "this daemon did not run for %.1f s and cannot tell whether storage did",
+                 (double)gap / G_USEC_PER_SEC);
+    return WINDOW_AGAIN;
 }
 
 /* The last challenge lies inside the window, so it costs no time beyond it. */
@@ -112,7 +140,7 @@ window_watch(Window *window, GError **error)
 
 gboolean
 vl_window_run(VlPlace *place, const char *host, const VlAsk *ask, guint dead_after_s, const VlCall *call,
-              guint64 *ret_counter, VlAnswer *ret_answer, GError **error)
+              VlSessionObject *ret_seen, VlAnswer *ret_answer, GError **error)
 {
     Window window = {.place = place, .host = host, .ask = ask, .dead_after_s = dead_after_s, .call = call};
     g_autoptr(GError) last = NULL;
@@ -129,9 +157,8 @@ vl_window_run(VlPlace *place, const char *host, const VlAsk *ask, guint dead_aft
         if (step == WINDOW_GOES_ON)
             step = window_watch(&window, &last);
     }
-    *ret_counter = window.first.counter;
+    *ret_seen = window.first;
     *ret_answer = window.answer;
-    vl_session_object_clear(&window.first);
     if (step == WINDOW_ALIVE)
         vl_set_error(error, VL_ERR_HELD, "host %s is alive", host);
     else if (step == WINDOW_FAILED)
@@ -147,10 +174,11 @@ typedef struct {
     char *host;
     gboolean done;
     gboolean dead;
-    guint64 counter;
+    VlSessionObject seen;
     VlAnswer answer;
     GError *error;
     gint64 began;
+    guint seconds; /* how long the window is */
     /* a copy of the first asker's question */
     char *volume;
     VlIncarnation holder;
@@ -162,7 +190,7 @@ struct VlVerdicts {
     guint dead_after_s;
     gboolean threaded;
     GHashTable *running; /* "PLACE HOST" -> Shared */
-    GHashTable *dead;    /* "PLACE HOST" -> guint64 *, the counter at a verdict of death */
+    GHashTable *dead;    /* "PLACE HOST" -> VlSessionObject, as it stood at a verdict of death */
 };
 
 static void
@@ -173,8 +201,16 @@ shared_unref(Shared *shared)
     g_free(shared->host);
     g_free(shared->volume);
     vl_incarnation_clear(&shared->holder);
+    vl_session_object_clear(&shared->seen);
     g_clear_error(&shared->error);
     g_free(shared);
+}
+
+static void
+object_free(gpointer object)
+{
+    vl_session_object_clear(object);
+    g_free(object);
 }
 
 VlVerdicts *
@@ -186,7 +222,7 @@ vl_verdicts_new(guint dead_after_s, gboolean threaded)
     verdicts->dead_after_s = dead_after_s;
     verdicts->threaded = threaded;
     verdicts->running = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)shared_unref);
-    verdicts->dead = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    verdicts->dead = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, object_free);
     return verdicts;
 }
 
@@ -212,24 +248,26 @@ static void
 shared_run(VlVerdicts *verdicts, Shared *shared)
 {
     VlAsk ask = {shared->volume, &shared->holder, NULL};
-    VlCall call = {.deadline = vl_deadline_in(verdicts->dead_after_s * 3 + STORAGE_PATIENCE_S)};
-    guint64 counter = 0;
+    VlCall call = {.deadline = vl_deadline_in(shared->seconds * 3 + STORAGE_PATIENCE_S)};
+    VlSessionObject seen = {0};
     VlAnswer answer = VL_ANSWER_NONE;
     GError *error = NULL;
-    gboolean dead = vl_window_run(shared->place, shared->host, &ask, verdicts->dead_after_s, &call, &counter,
-                                  &answer, &error);
+    gboolean dead = vl_window_run(shared->place, shared->host, &ask, verdicts->dead_after_s, &call, &seen, &answer,
+                                  &error);
     if (!dead && vl_error_code(error) == VL_ERR_HELD)
         g_clear_error(&error);
 
     g_mutex_lock(&verdicts->lock);
     shared->dead = dead;
-    shared->counter = counter;
+    shared->seen = seen;
     shared->answer = answer;
     shared->error = error;
     shared->done = TRUE;
-    if (dead)
-        g_hash_table_insert(verdicts->dead, shared_key(shared->place, shared->host),
-                            g_memdup2(&counter, sizeof(counter)));
+    if (dead) {
+        VlSessionObject *kept = g_new0(VlSessionObject, 1);
+        object_copy(kept, &seen);
+        g_hash_table_insert(verdicts->dead, shared_key(shared->place, shared->host), kept);
+    }
     g_autofree char *key = shared_key(shared->place, shared->host);
     g_hash_table_remove(verdicts->running, key);
     g_cond_broadcast(&verdicts->changed);
@@ -257,7 +295,7 @@ shared_thread(gpointer data)
 
 /* Joins the running window of that host or starts one; *ret_own tells which. */
 static Shared *
-shared_join(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, gboolean *ret_own)
+shared_join(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint seconds, gboolean *ret_own)
 {
     g_autofree char *key = shared_key(place, ask->holder->host);
     g_mutex_lock(&verdicts->lock);
@@ -269,6 +307,7 @@ shared_join(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, gboolean *re
         shared->place = place;
         shared->host = g_strdup(ask->holder->host);
         shared->began = vl_clock_now();
+        shared->seconds = seconds;
         shared->volume = g_strdup(ask->volume);
         vl_incarnation_copy(&shared->holder, ask->holder);
         g_hash_table_insert(verdicts->running, g_steal_pointer(&key), shared);
@@ -300,7 +339,7 @@ shared_wait(VlVerdicts *verdicts, Shared *shared, const VlCall *call, GError **e
             if (vl_error_code(over) == VL_ERR_TIMEOUT)
                 vl_set_error(error, VL_ERR_UNKNOWN_OWNER,
                              "it has been silent for %.0f s, which does not prove it dead yet; try again in %.0f s",
-                             silent, MAX(1.0, (double)verdicts->dead_after_s + 1 - silent));
+                             silent, MAX(1.0, (double)shared->seconds + 1 - silent));
             else
                 g_propagate_error(error, g_steal_pointer(&over));
             return FALSE;
@@ -315,35 +354,30 @@ shared_wait(VlVerdicts *verdicts, Shared *shared, const VlCall *call, GError **e
 }
 
 /* What is known without waiting: an operator ended the session, or it still stands where an earlier
- * verdict found it dead. */
+ * verdict found it dead. *ret_seconds: how long a window must be. */
 static gboolean
 verdict_known(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session, const VlCall *call,
-              VlVerdict *verdict, gboolean *ret_known, GError **error)
+              VlVerdict *verdict, gboolean *ret_known, guint *ret_seconds, GError **error)
 {
-    VlSessionObject object = {0};
     const char *host = ask->holder->host;
     *ret_known = FALSE;
-    if (!place->store->ops->session_read(place, host, &object, vl_call_within(call, 5), error))
+    *ret_seconds = verdicts->dead_after_s;
+    vl_session_object_clear(&verdict->seen);
+    if (!place->store->ops->session_read(place, host, &verdict->seen, vl_call_within(call, 5), error))
         return FALSE;
-    if (!object.present)
+    if (!verdict->seen.present)
         return TRUE;
-    g_autoptr(VlIdentity) identity = vl_identity_parse(object.identity, error);
-    verdict->counter = object.counter;
-    vl_session_object_clear(&object);
+    g_autoptr(VlIdentity) identity = vl_identity_parse(verdict->seen.identity, error);
     if (!identity)
         return FALSE;
+    *ret_seconds = window_seconds(identity, verdicts->dead_after_s);
     g_ptr_array_unref(verdict->ips);
     verdict->ips = vl_addrs_copy(identity->ips);
-    if (identity->mark == VL_SESSION_FENCED && session <= identity->session) {
-        verdict->kind = VL_VERDICT_DEAD;
-        verdict->ended = TRUE;
-        *ret_known = TRUE;
-        return TRUE;
-    }
+    verdict->ended = identity->mark == VL_SESSION_FENCED && session <= identity->session;
     g_autofree char *key = shared_key(place, host);
     g_mutex_lock(&verdicts->lock);
-    guint64 *counter = g_hash_table_lookup(verdicts->dead, key);
-    *ret_known = counter && *counter == verdict->counter;
+    const VlSessionObject *dead = g_hash_table_lookup(verdicts->dead, key);
+    *ret_known = verdict->ended || (dead && object_equal(dead, &verdict->seen));
     g_mutex_unlock(&verdicts->lock);
     if (*ret_known)
         verdict->kind = VL_VERDICT_DEAD;
@@ -363,24 +397,24 @@ vl_verdict_get(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 s
                VlVerdict *ret_verdict, GError **error)
 {
     gboolean known, own;
-    ret_verdict->ended = FALSE;
-    ret_verdict->ips = vl_addrs_new();
-    if (!verdict_known(verdicts, place, ask, session, call, ret_verdict, &known, error))
+    guint seconds;
+    *ret_verdict = (VlVerdict){.ips = vl_addrs_new()};
+    if (!verdict_known(verdicts, place, ask, session, call, ret_verdict, &known, &seconds, error))
         return FALSE;
     if (known)
         return TRUE;
 
-    Shared *shared = shared_join(verdicts, place, ask, &own);
+    Shared *shared = shared_join(verdicts, place, ask, seconds, &own);
     gboolean ok = shared_wait(verdicts, shared, call, error);
     if (ok) {
         VlAnswer answer = shared->answer;
-        ret_verdict->counter = shared->counter;
+        object_copy(&ret_verdict->seen, &shared->seen);
         if (!shared->dead && !own)
             ok = vl_challenge(place, ask->holder->host, ask, &answer, error);
         ret_verdict->kind = shared->dead ? VL_VERDICT_DEAD : kind_of_answer(answer);
         /* Its session changed without a word of its own: perhaps an operator ended it. */
         if (ok && !shared->dead && answer <= VL_ANSWER_NOBODY)
-            ok = verdict_known(verdicts, place, ask, session, call, ret_verdict, &known, error);
+            ok = verdict_known(verdicts, place, ask, session, call, ret_verdict, &known, &seconds, error);
     }
     shared_unref(shared);
     VL_FAULT("after-verdict");
@@ -398,7 +432,7 @@ vl_verdict_confirm(VlPlace *place, const VlAsk *ask, const VlVerdict *verdict, c
         return FALSE;
     if (!session_look(place, ask->holder->host, call, &object, error))
         return FALSE;
-    gboolean silent = answer <= VL_ANSWER_NOBODY && (!object.present || object.counter == verdict->counter);
+    gboolean silent = answer <= VL_ANSWER_NOBODY && object_equal(&object, &verdict->seen);
     vl_session_object_clear(&object);
     if (!silent)
         vl_set_error(error, VL_ERR_HELD, "host %s woke up before it was fenced", ask->holder->host);

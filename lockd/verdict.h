@@ -3,9 +3,9 @@
  * Is a silent host dead?
  *
  * Dead means: on OUR monotonic clock its counter stood still for the whole window (dead_after, the
- * longer of the owner's and ours, plus an announced grace), every read of it in that window was
- * answered quickly, and a challenge was not answered at either end of the window. A read that fails
- * or is slow starts the window again: while the storage itself is away, everybody looks silent. No
+ * longer of the owner's and ours, plus an announced grace), it was read all the time in that window and every read
+ * was answered quickly, and a challenge was not answered at either end of the window. A read that fails
+ * or is slow, or that we were too late for, starts the window again: while the storage itself is away, everybody looks silent. No
  * other clock takes part. One window per host and place is shared by all who ask (R21).
  */
 #ifndef VL_LOCKD_VERDICT_H
@@ -23,7 +23,7 @@ typedef enum {
 
 typedef struct {
     VlVerdictKind kind;
-    guint64 counter; /* DEAD: where it stood, for vl_verdict_confirm() */
+    VlSessionObject seen; /* DEAD: how its session stood, for vl_verdict_confirm() */
     GPtrArray *ips;  /* of char *: addresses its session published; may be empty */
     gboolean ended;  /* DEAD because an operator ended this session (virtleasectl fence) */
 } VlVerdict;
@@ -40,14 +40,15 @@ void vl_verdicts_free(VlVerdicts *verdicts);
 gboolean vl_verdict_get(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session,
                         const VlCall *call, VlVerdict *ret_verdict, GError **error);
 
-/* After the claim: still dead? The counter is where it was and one more challenge goes unanswered.
+/* After the claim: still dead? Its session stands as it did and one more challenge goes unanswered.
  * FALSE with HELD when the host woke up, STORAGE when it cannot be told. */
 gboolean vl_verdict_confirm(VlPlace *place, const VlAsk *ask, const VlVerdict *verdict, const VlCall *call,
                             GError **error);
 
-/* One window, run to its end by the calling thread: TRUE = dead (ret_counter), FALSE with HELD = a sign
- * of life (ret_answer says what was answered, if anything), other errors as above. */
+/* One window, run to its end by the calling thread: TRUE = dead, FALSE with HELD = a sign
+ * of life (ret_answer says what was answered, if anything), other errors as above. *ret_seen is how the session stood
+ * when the window began. */
 gboolean vl_window_run(VlPlace *place, const char *host, const VlAsk *ask, guint dead_after_s, const VlCall *call,
-                       guint64 *ret_counter, VlAnswer *ret_answer, GError **error);
+                       VlSessionObject *ret_seen, VlAnswer *ret_answer, GError **error);
 
 #endif

@@ -163,6 +163,7 @@ test_plugin_example(void)
     g_assert_true(g_file_set_contents(path, bare, -1, NULL));
     g_autoptr(VlSettings) settings = load_text(conf, &error);
     g_assert_no_error(error);
+    g_assert_cmpstr(settings->plugin_conf, ==, path);
     g_unlink(path);
     g_rmdir(dir);
 

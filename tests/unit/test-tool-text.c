@@ -164,16 +164,17 @@ test_show(void)
 static void
 test_show_free(void)
 {
-    assert_text(tool_text_show,
-                "{'volume':'rbd:rbd/web1','key':'f/2/1','place':'pool rbd','epoch':8,"
-                "'mode':'exclusive','holders':[],'claim':null,'fenced':[],'watchers':[],"
-                "'lock_owner':null,'exclusive_lock_feature':false}",
-                "Volume          rbd:rbd/web1, in pool rbd\n"
-                "Key             f/2/1\n"
-                "Lease           free, epoch 8\n"
-                "Lock owner      none\n"
-                "Watchers        none: no client has the image open\n"
-                "Features        exclusive-lock is off: only the recorded addresses can be fenced\n");
+    assert_text(
+        tool_text_show,
+        "{'volume':'rbd:rbd/web1','key':'f/2/1','place':'pool rbd','epoch':8,"
+        "'mode':'exclusive','holders':[],'claim':null,'fenced':[],'watchers':[],"
+        "'lock_owner':null,'exclusive_lock_feature':false}",
+        "Volume          rbd:rbd/web1, in pool rbd\n"
+        "Key             f/2/1\n"
+        "Lease           free, epoch 8\n"
+        "Lock owner      none\n"
+        "Watchers        none: no client has the image open\n"
+        "Features        exclusive-lock is off: only the recorded addresses can be fenced\n");
 }
 
 static void
@@ -181,15 +182,16 @@ test_fence(void)
 {
     assert_text(tool_text_fence, "{'host':'node-b','host_id':'id-b','leases':[]}",
                 "Host node-b (id id-b): its session is ended.\nIt held no lease.\n");
-    assert_text(tool_text_fence,
-                "{'host':'node-b','host_id':'id-b','leases':[{'volume':'rbd:rbd/db','place':'pool rbd',"
-                "'vm':'db','fenced':['10.0.0.2:0/1','10.0.0.2:0/2']},"
-                "{'volume':'rbd:rbd/new','vm':'new','fenced':[]}]}",
-                "Host node-b (id id-b): its session is ended.\n"
-                "These leases are free now:\n"
-                "    VOLUME       VM   FENCED ADDRESSES\n"
-                "    rbd:rbd/db   db   10.0.0.2:0/1, 10.0.0.2:0/2\n"
-                "    rbd:rbd/new  new  -\n");
+    assert_text(
+        tool_text_fence,
+        "{'host':'node-b','host_id':'id-b','leases':[{'volume':'rbd:rbd/db','place':'pool rbd',"
+        "'vm':'db','fenced':['10.0.0.2:0/1','10.0.0.2:0/2']},"
+        "{'volume':'rbd:rbd/new','vm':'new','fenced':[]}]}",
+        "Host node-b (id id-b): its session is ended.\n"
+        "These leases are free now:\n"
+        "    VOLUME       VM   FENCED ADDRESSES\n"
+        "    rbd:rbd/db   db   10.0.0.2:0/1, 10.0.0.2:0/2\n"
+        "    rbd:rbd/new  new  -\n");
 }
 
 static void
@@ -200,12 +202,13 @@ test_release(void)
     assert_text(tool_text_release, "{'volume':'rbd:rbd/db','fenced':[]}",
                 "rbd:rbd/db: its lease is free. Fenced: nothing, as no client address was recorded "
                 "or seen\n");
-    assert_text(tool_text_release,
-                "{'volume':'rbd:rbd/db','watchers':['10.0.0.2:0/1'],'lock_owner':{'entity':'client.4',"
-                "'addr':'10.0.0.2:0/1','managed':true},'exclusive_lock_feature':true}",
-                "rbd:rbd/db: its lease is free, and nothing was fenced.\n"
-                "These clients have it open and can still write: 10.0.0.2:0/1\n"
-                "Lock owner      10.0.0.2:0/1 (client.4)\n");
+    assert_text(
+        tool_text_release,
+        "{'volume':'rbd:rbd/db','watchers':['10.0.0.2:0/1'],'lock_owner':{'entity':'client.4',"
+        "'addr':'10.0.0.2:0/1','managed':true},'exclusive_lock_feature':true}",
+        "rbd:rbd/db: its lease is free, and nothing was fenced.\n"
+        "These clients have it open and can still write: 10.0.0.2:0/1\n"
+        "Lock owner      10.0.0.2:0/1 (client.4)\n");
     assert_text(tool_text_release, "{'volume':'rbd:rbd/db','watchers':[],'lock_owner':null}",
                 "rbd:rbd/db: its lease is free, and nothing was fenced.\n"
                 "No client has it open.\n");

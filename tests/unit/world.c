@@ -307,8 +307,10 @@ world_free(World *world)
     fake_hook(world->store, NULL, NULL);
     g_atomic_int_set(&daemon->stopping, 1);
     g_thread_pool_free(daemon->jobs, FALSE, TRUE);
-    if (daemon->sessions)
+    if (daemon->sessions) {
         vl_sessions_stop(daemon->sessions, FALSE, 0);
+        vl_sessions_free(daemon->sessions);
+    }
     g_ptr_array_unref(world->vms);
     vl_vms_free(daemon->vms);
     vl_verdicts_free(daemon->verdicts);
