@@ -20,21 +20,44 @@ choose(const VlDaemon *daemon, const VlVm *vm)
     return daemon->settings->on_lease_lost == VL_LOST_LOG ? ON_IGNORE : ON_PAUSE;
 }
 
+/* Runs `func` on the VM through libvirt's client API. */
 static gboolean
-pause_by_libvirt(VlVm *vm)
+by_libvirt(VlVm *vm, gboolean (*func)(virDomainPtr domain, const char *target), const char *target, const char *what)
 {
     gboolean ok = FALSE;
     virConnectPtr connection = virConnectOpen(vm->uri);
     virDomainPtr domain = connection ? virDomainLookupByUUIDString(connection, vm->who.uuid) : NULL;
     if (domain)
-        ok = virDomainSuspend(domain) == 0;
+        ok = func(domain, target);
     if (!ok)
-        g_warning("VM %s: could not be paused: %s", vm->name, virGetLastErrorMessage());
+        g_warning("VM %s: could not be %s: %s", vm->name, what, virGetLastErrorMessage());
     if (domain)
         virDomainFree(domain);
     if (connection)
         virConnectClose(connection);
     return ok;
+}
+
+static gboolean
+do_pause(virDomainPtr domain, const char *target)
+{
+    return virDomainSuspend(domain) == 0;
+}
+
+/* libvirt finds a disk to detach by its <target>; the rest of the element is not compared (virDomainDiskFindByBusAndDst). */
+static gboolean
+do_detach(virDomainPtr domain, const char *target)
+{
+    g_autofree char *xml = g_markup_printf_escaped("<disk type='network' device='disk'><source protocol='rbd' name='x/x'/>"
+                                                   "<target dev='%s'/></disk>",
+                                                   target);
+    return virDomainDetachDeviceFlags(domain, xml, VIR_DOMAIN_AFFECT_LIVE) == 0;
+}
+
+static gboolean
+pause_by_libvirt(VlVm *vm)
+{
+    return by_libvirt(vm, do_pause, NULL, "paused");
 }
 
 static void
@@ -55,4 +78,40 @@ vl_action_lost(VlDaemon *daemon, VlVm *vm, const char *volume)
 {
     g_warning("VM %s: its lease on %s is LOST; what it still writes there is refused by the storage", vm->name, volume);
     vl_daemon_run(daemon, lost_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+}
+
+typedef struct {
+    VlVm *vm;
+    char *target;
+} Conflict;
+
+static void
+conflict_free(gpointer data)
+{
+    Conflict *conflict = data;
+    vl_vm_unref(conflict->vm);
+    g_free(conflict->target);
+    g_free(conflict);
+}
+
+static void
+conflict_job(VlDaemon *daemon, gpointer data)
+{
+    Conflict *conflict = data;
+    gboolean detach = daemon->settings->hotplug_conflict == VL_CONFLICT_DETACH && conflict->target;
+    if (detach && by_libvirt(conflict->vm, do_detach, conflict->target, "relieved of the disk"))
+        g_warning("VM %s: disk %s was told to go, somebody else has leased it", conflict->vm->name, conflict->target);
+    else if (pause_by_libvirt(conflict->vm))
+        g_warning("VM %s: paused, because a disk was attached that somebody else has leased", conflict->vm->name);
+}
+
+void
+vl_action_conflict(VlDaemon *daemon, VlVm *vm, const char *target)
+{
+    if (daemon->settings->hotplug_conflict == VL_CONFLICT_LOG)
+        return;
+    Conflict *conflict = g_new0(Conflict, 1);
+    conflict->vm = vl_vm_ref(vm);
+    conflict->target = g_strdup(target);
+    vl_daemon_run(daemon, conflict_job, conflict, conflict_free);
 }

@@ -8,4 +8,7 @@
 /* In the background and without any lock of ours held: libvirt calls us back while it pauses a VM. */
 void vl_action_lost(VlDaemon *daemon, VlVm *vm, const char *volume);
 
+/* A disk was attached that somebody else has leased: hotplug_conflict. `target` ("vdb") may be NULL. */
+void vl_action_conflict(VlDaemon *daemon, VlVm *vm, const char *target);
+
 #endif

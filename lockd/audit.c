@@ -8,6 +8,7 @@
 #include "lockd/hold.h"
 #include "lockd/judge.h"
 #include "lockd/procinfo.h"
+#include "lockd/rescan.h"
 #include "lockd/take.h"
 #include "lockd/takeover.h"
 
@@ -144,7 +145,7 @@ audit_lease(VlDaemon *daemon, VlVm *vm, VlTake *take)
 }
 
 static void
-audit_vm(VlDaemon *daemon, VlVm *vm, VlPlace *place)
+audit_in(VlDaemon *daemon, VlVm *vm, VlPlace *place)
 {
     g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
     g_autoptr(GError) error = NULL;
@@ -159,6 +160,12 @@ audit_vm(VlDaemon *daemon, VlVm *vm, VlPlace *place)
     }
     for (guint i = 0; i < takes->len; i++)
         audit_lease(daemon, vm, takes->pdata[i]);
+}
+
+void
+vl_audit_vm(VlDaemon *daemon, VlVm *vm)
+{
+    audit_in(daemon, vm, NULL);
 }
 
 /* ---- jobs ---- */
@@ -183,8 +190,11 @@ audit_job(VlDaemon *daemon, gpointer data)
         g_mutex_lock(&audit->vm->op);
     else if (!g_mutex_trylock(&audit->vm->op))
         return; /* a call is at it */
-    audit_vm(daemon, audit->vm, audit->place);
+    audit_in(daemon, audit->vm, audit->place);
+    gboolean leftover = audit->vm->leftover;
     g_mutex_unlock(&audit->vm->op);
+    if (leftover)
+        vl_rescan_later(daemon, audit->vm);
 }
 
 static void

@@ -12,6 +12,8 @@
 void vl_audit_begin(VlDaemon *daemon);
 /* All leases in one place, now: after silence, a reconnect, a new session number. */
 void vl_audit_place(VlDaemon *daemon, VlPlace *place);
+/* One VM's leases, now. Its operation lock held. */
+void vl_audit_vm(VlDaemon *daemon, VlVm *vm);
 /* Fences that lapsed too early are set again. Called from the main loop every second. */
 void vl_refence_begin(VlDaemon *daemon);
 

@@ -4,6 +4,7 @@
 #include <json-glib/json-glib.h>
 #include <string.h>
 
+#include "lockd/audit.h"
 #include "lockd/error.h"
 #include "lockd/fencehost.h"
 #include "lockd/identity.h"
@@ -130,6 +131,7 @@ list_others(VlDaemon *daemon, JsonBuilder *out, const VlCall *call, GError **err
             return FALSE;
         for (guint k = 0; k < hosts->len; k++) {
             VlSessionObject object = {0};
+            g_autoptr(GError) unreadable = NULL;
             if (g_str_equal(hosts->pdata[k], daemon->host->id))
                 continue;
             if (!place->store->ops->session_read(place, hosts->pdata[k], &object, vl_call_within(call, STEP_S), error))
@@ -137,9 +139,13 @@ list_others(VlDaemon *daemon, JsonBuilder *out, const VlCall *call, GError **err
             g_autoptr(VlIdentity) identity = object.present ? vl_identity_parse(object.identity, NULL) : NULL;
             vl_session_object_clear(&object);
             g_autoptr(GHashTable) index =
-                identity ? place->store->ops->index_list(place, hosts->pdata[k], vl_call_within(call, STEP_S), error) : NULL;
+                identity ? place->store->ops->index_list(place, hosts->pdata[k], vl_call_within(call, STEP_S), &unreadable) : NULL;
             if (index)
                 index_out(out, index, identity);
+            if (unreadable) {
+                g_propagate_error(error, g_steal_pointer(&unreadable));
+                return FALSE;
+            }
         }
     }
     return places != NULL;
@@ -224,7 +230,10 @@ ctl_release(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *
         return FALSE;
     }
     g_autoptr(VlVolume) volume = find_volume(daemon, operand(args), call, error);
-    return volume && vl_force_release(daemon, volume, has_arg(args, "--no-fence"), call, out, error);
+    gboolean ok = volume && vl_force_release(daemon, volume, has_arg(args, "--no-fence"), call, out, error);
+    if (ok)
+        vl_audit_place(daemon, volume->place); /* if it was ours, say so at once */
+    return ok;
 }
 
 gboolean

@@ -70,6 +70,23 @@ reads_only(const Resolve *resolve)
     return resolve->disk->readonly || resolve->spec.snapshot;
 }
 
+/* Said once per VM and disk: a rescan meets the same disk again and again. */
+static void
+note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
+{
+    static GMutex lock;
+    static GHashTable *said;
+    g_autofree char *line = g_strdup_printf("VM %s: disk %s (%s) gets no lease: virtlease does not manage its kind of storage", vm->name,
+                                            disk->target ? disk->target : "?", name);
+    g_mutex_lock(&lock);
+    if (!said)
+        said = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    gboolean first = g_hash_table_add(said, g_strdup(line));
+    g_mutex_unlock(&lock);
+    if (first)
+        g_message("%s", line);
+}
+
 /* What this backend leases: RBD network disks and krbd paths. Files get their backends later; a network
  * disk of another protocol has none. NULL without error: no lease is needed. A path that cannot be told
  * from an RBD device is an error: it might be one. */
@@ -87,7 +104,13 @@ resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadlin
     if (r < 0 || resolve->spec.kind == VL_VOLUME_RBD)
         return resolve;
     g_autofree char *name = vl_volume_display(&disk->spec);
-    g_info("VM %s: disk %s (%s) is not on RBD: no lease", vm->name, disk->target, name);
+    if (disk->device)
+        vl_set_error(&resolve->error, VL_ERR_CONFIG, "<lease> %s is of a lockspace that virtlease does not serve", disk->spec.path);
+    else if (disk->spec.kind == VL_VOLUME_OTHER && daemon->settings->unmanaged_disks == VL_UNMANAGED_REFUSE)
+        vl_set_error(&resolve->error, VL_ERR_CONFIG, "no backend can lease it, and unmanaged_disks = \"refuse\"");
+    if (resolve->error)
+        return resolve;
+    note_unmanaged(vm, disk, name);
     resolve_free(resolve);
     return NULL;
 }
@@ -125,10 +148,30 @@ resolve_all(GPtrArray *resolves)
 static gboolean
 known_already(VlVm *vm, const VlDisk *disk)
 {
-    for (guint i = 0; i < vm->leases->len; i++)
-        if (vl_volume_spec_equal(&((VlLease *)vm->leases->pdata[i])->spec, &disk->spec))
-            return TRUE;
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        if (!vl_volume_spec_equal(&lease->spec, &disk->spec))
+            continue;
+        lease->seen = TRUE;
+        lease->device = lease->device && disk->device;
+        return TRUE;
+    }
     return FALSE;
+}
+
+/* The VM's lease on this volume, perhaps under another spelling; a new one when there is none. */
+static void
+add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
+{
+    VlLease *lease = vl_vm_find_lease(vm, resolve->volume->key);
+    if (!lease) {
+        lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
+        lease->device = resolve->disk->device;
+        vl_vm_add_lease(vm, lease);
+        g_ptr_array_add(ret_new, lease);
+    }
+    lease->seen = TRUE;
+    lease->device = lease->device && resolve->disk->device;
 }
 
 gboolean
@@ -157,13 +200,10 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
         Resolve *resolve = resolves->pdata[i];
         if (!resolve->volume || resolve->error)
             continue;
-        if (reads_only(resolve)) {
+        if (reads_only(resolve))
             vl_vm_add_reader(vm, resolve->volume);
-        } else if (!vl_vm_find_lease(vm, resolve->volume->key)) {
-            VlLease *lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
-            vl_vm_add_lease(vm, lease);
-            g_ptr_array_add(ret_new, lease);
-        }
+        else
+            add_lease(vm, resolve, ret_new);
     }
     return TRUE;
 }

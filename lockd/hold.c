@@ -46,6 +46,8 @@ vl_hold_find_addrs(VlVm *vm, const VlLease *lease, const VlLook *look, GError **
 static gboolean
 refresh_addrs(VlVm *vm, VlTake *take, GPtrArray *addrs, GError **error)
 {
+    if (take->lease->device)
+        return TRUE; /* nothing of QEMU's uses it yet */
     gboolean all_known = addrs->len > 0;
     for (guint i = 0; take->look.watchers && i < take->look.watchers->len && all_known; i++) {
         const char *addr = ((VlWatcher *)take->look.watchers->pdata[i])->addr;

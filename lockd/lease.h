@@ -37,6 +37,8 @@ typedef struct {
     struct vl_volume_spec spec;
     char *target; /* "vda" */
     gboolean shared;
+    gboolean device; /* only a <lease> names it so far: there is no client of QEMU's to record */
+    gboolean seen;   /* the status XML has named it; before that, an attach may still be under way */
     /* Written with the VM table's lock held; read by others only with it held. */
     VlLeaseState state;
     gint64 since;     /* unix seconds of the last change of state */

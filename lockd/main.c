@@ -11,6 +11,7 @@
 #include "lockd/audit.h"
 #include "lockd/daemon.h"
 #include "lockd/error.h"
+#include "lockd/rescan.h"
 #include "lockd/server.h"
 #include "lockd/store_rbd.h"
 
@@ -190,6 +191,7 @@ run(VlDaemon *daemon)
         g_critical("%s", error->message);
         return EXIT_START;
     }
+    vl_rescan_watch(daemon);
     g_timeout_add_seconds(TICK_S, on_tick, &loop);
     g_unix_signal_add(SIGTERM, on_signal, &loop);
     g_unix_signal_add(SIGINT, on_signal, &loop);

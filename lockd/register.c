@@ -15,11 +15,26 @@
 #include "lockd/take.h"
 
 #define EXIT_WAIT_S 20.0
+#define READER_SESSION_S 5.0
 #define POLL_US (10 * 1000)
+
+static void
+spec_free(gpointer spec)
+{
+    vl_volume_spec_clear(spec);
+    g_free(spec);
+}
+
+void
+vl_request_init(VlRequest *request)
+{
+    request->devices = g_ptr_array_new_with_free_func(spec_free);
+}
 
 void
 vl_request_clear(VlRequest *request)
 {
+    g_clear_pointer(&request->devices, g_ptr_array_unref);
     g_clear_pointer(&request->uuid, g_free);
     g_clear_pointer(&request->name, g_free);
     g_clear_pointer(&request->uri, g_free);
@@ -104,20 +119,31 @@ vm_for_peer(VlDaemon *daemon, const VlRequest *request, gint64 peer, GError **er
     return vl_vm_new(daemon->vms, &who, request->name, request->uri, request->action, pidfd);
 }
 
+/* A host that only reads must be there to say so: its clients on the image look like anybody's (see is_reader in
+ * judge.c). Only tried: the reader itself needs no lease. */
+static void
+be_asked_about_readers(VlDaemon *daemon, VlVm *vm, const VlCall *call)
+{
+    VlCall brief = *call;
+    brief.deadline = vl_call_within(call, READER_SESSION_S);
+    for (guint i = 0; i < vm->readers->len; i++) {
+        guint64 number;
+        g_autoptr(GError) error = NULL;
+        if (!vl_sessions_ensure(daemon->sessions, ((VlVolume *)vm->readers->pdata[i])->place, &brief, &number, &error))
+            g_warning("VM %s: other hosts cannot ask about its readonly disks: %s", vm->name, error->message);
+    }
+}
+
 static gboolean
 register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCall *call, GError **error)
 {
     g_autoptr(VlDomain) domain = vl_disks_domain(daemon, request->uri, request->name, request->uuid, vm->who.pid, call, error);
     if (!domain)
         return FALSE;
-    if (request->lease_devices) {
-        vl_set_error(error, VL_ERR_CONFIG, "VM '%s' has <lease> devices, which this version of virtlease cannot serve; remove them from its XML",
-                     vm->name);
-        return FALSE;
-    }
     g_autoptr(GPtrArray) leases = g_ptr_array_new();
     if (!vl_disks_add(daemon, vm, domain, call, leases, error))
         return FALSE;
+    be_asked_about_readers(daemon, vm, call);
     g_autoptr(GPtrArray) rest = g_ptr_array_new();
     gboolean incoming = domain->async_job && g_str_equal(domain->async_job, "migration in");
     if (incoming && !vl_incoming_begin(daemon, vm, leases, rest, call, error))
@@ -182,7 +208,11 @@ vl_acquire(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **er
         return FALSE;
     call->gone = &vm->exited;
     g_mutex_lock(&vm->op);
-    gboolean ok = vl_incoming_finish(daemon, vm, request->state, call, error) && vl_hold_all(daemon, vm, call, error);
+    gboolean ok = vl_incoming_finish(daemon, vm, request->state, call, error) &&
+                  vl_rescan_unleased(daemon, vm, call, error) && vl_rescan_devices(daemon, vm, request->devices, call, error);
+    /* A <lease> attached to a paused VM is for its disks to come; the CPUs do not run. */
+    if (ok && (!request->devices->len || vm->running))
+        ok = vl_hold_all(daemon, vm, call, error);
     g_mutex_unlock(&vm->op);
     call->gone = NULL;
     /* Perhaps this was about a disk that libvirt does not name and has not yet written down (R9). */

@@ -15,8 +15,10 @@ typedef struct {
     gint64 pid; /* of the message; REGISTER uses the peer's */
     int action;
     guint timeout_ms;
-    guint resources, lease_devices; /* how many the plugin named */
+    guint resources;    /* how many the plugin named */
+    GPtrArray *devices; /* of struct vl_volume_spec: <lease> devices; kind OTHER when not ours */
 } VlRequest;
+void vl_request_init(VlRequest *request);
 void vl_request_clear(VlRequest *request);
 
 /* The forked child, before it becomes QEMU: takes all leases of the VM as PARKED. `peer` is the socket's. */

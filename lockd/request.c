@@ -8,6 +8,7 @@
 #include "lockd/ctl.h"
 #include "lockd/error.h"
 #include "lockd/register.h"
+#include "lockd/statusxml.h"
 
 #define TIMEOUT_DEFAULT_MS 40000
 #define TIMEOUT_MAX_MS 600000
@@ -31,26 +32,48 @@ decoded_clear(Decoded *decoded)
 /* ---- decoding ---- */
 
 static int
+decode_string(const struct vl_field *field, char **target)
+{
+    g_clear_pointer(target, free);
+    return vl_field_string(field, target);
+}
+
+/* Only <lease> devices matter here: disks are read from the status XML, where RBD ones stand as well. */
+static int
+add_device(VlRequest *request, const char *space, const char *key)
+{
+    struct vl_volume_spec *spec = g_new0(struct vl_volume_spec, 1);
+    if (g_strcmp0(space, VL_LOCKSPACE_RBD) != 0 || !key || vl_volume_parse_rbd(key, spec) < 0) {
+        spec->kind = VL_VOLUME_OTHER;
+        spec->path = g_strdup_printf("%s/%s", space ? space : "", key ? key : "");
+    }
+    g_ptr_array_add(request->devices, spec);
+    return 0;
+}
+
+static int
 decode_resource(const struct vl_field *field, VlRequest *request)
 {
     struct vl_reader reader;
     struct vl_field inner;
     uint64_t type = 0;
+    g_autofree char *key = NULL;
+    g_autofree char *space = NULL;
     int r;
     vl_reader_init(&reader, field->bytes, field->len);
-    while ((r = vl_reader_next(&reader, &inner)) > 0)
-        if (inner.tag == VL_TAG_RES_TYPE && (r = vl_field_u64(&inner, &type)) < 0)
+    while ((r = vl_reader_next(&reader, &inner)) > 0) {
+        if (inner.tag == VL_TAG_RES_TYPE)
+            r = vl_field_u64(&inner, &type);
+        else if (inner.tag == VL_TAG_RES_NAME)
+            r = decode_string(&inner, &key);
+        else if (inner.tag == VL_TAG_RES_SPACE)
+            r = decode_string(&inner, &space);
+        if (r < 0)
             return r;
-    if (type == 1)
-        request->lease_devices++;
+    }
+    if (r == 0 && type == 1)
+        r = add_device(request, space, key);
     return ++request->resources > VL_PROTO_RESOURCES_MAX ? -EMSGSIZE : r;
-}
-
-static int
-decode_string(const struct vl_field *field, char **target)
-{
-    g_clear_pointer(target, free);
-    return vl_field_string(field, target);
 }
 
 static int
@@ -179,6 +202,7 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
     g_autofree char *state = NULL;
     g_autofree char *text = NULL;
     gboolean ok = FALSE;
+    vl_request_init(&decoded.vm);
     gint64 began = vl_clock_now();
     int r = decode(incoming, &decoded);
     guint timeout = decoded.vm.timeout_ms ? decoded.vm.timeout_ms : TIMEOUT_DEFAULT_MS;
@@ -203,7 +227,7 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
     double ms = (double)(vl_clock_now() - began) / 1000;
     if (!ok)
         g_warning("%s of %s: refused after %.1f ms: %s", type_name(incoming->type),
-                  decoded.vm.name ? decoded.vm.name : "?", ms, error->message);
+                  decoded.vm.name ? decoded.vm.name : decoded.verb ? decoded.verb : "?", ms, error->message);
     else if (incoming->type != VL_MSG_CTL)
         g_message("%s of VM %s (process %" G_GINT64_FORMAT "): done in %.1f ms", type_name(incoming->type), decoded.vm.name,
                   decoded.vm.pid, ms);

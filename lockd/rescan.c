@@ -1,15 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/rescan.h"
 
+#include <gio/gio.h>
+#include <string.h>
+
+#include "lockd/action.h"
+#include "lockd/audit.h"
 #include "lockd/disks.h"
 #include "lockd/error.h"
 #include "lockd/free.h"
 #include "lockd/hold.h"
 #include "lockd/take.h"
 
-#define ROUNDS 10
-#define ROUND_US (300 * 1000)
+#define ROUNDS 4 /* after a hint from libvirt, which may come before the XML is written */
+#define ROUND_US (250 * 1000)
 #define TAKE_S 30.0
+#define ATTACH_S 60 /* a <lease> that the XML does not name yet may still be on its way into it */
+
+/* ---- detached ---- */
+
+static gboolean
+same_image(const struct vl_volume_spec *a, const struct vl_volume_spec *b)
+{
+    return a->kind == VL_VOLUME_RBD && b->kind == VL_VOLUME_RBD && g_strcmp0(a->pool, b->pool) == 0 &&
+           g_strcmp0(a->ns, b->ns) == 0 && g_strcmp0(a->image, b->image) == 0;
+}
 
 static gboolean
 named(const VlDomain *domain, const VlLease *lease)
@@ -17,10 +32,9 @@ named(const VlDomain *domain, const VlLease *lease)
     for (guint i = 0; i < domain->disks->len; i++) {
         const VlDisk *disk = domain->disks->pdata[i];
         struct vl_volume_spec spec = {0};
-        gboolean same = vl_volume_spec_equal(&disk->spec, &lease->spec);
-        if (!same && disk->spec.kind == VL_VOLUME_FILE &&
-            vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
-            same = vl_volume_spec_equal(&spec, &lease->spec);
+        gboolean same = same_image(&disk->spec, &lease->spec);
+        if (!same && disk->spec.kind == VL_VOLUME_FILE && vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
+            same = same_image(&spec, &lease->spec);
         vl_volume_spec_clear(&spec);
         if (same)
             return TRUE;
@@ -28,73 +42,215 @@ named(const VlDomain *domain, const VlLease *lease)
     return FALSE;
 }
 
-/* Frees leases of images that the XML no longer names and that no client of ours watches. */
-static void
+/* Closed: none of the clients we recorded watches the image any more. */
+static gboolean
+closed(const VlLease *lease)
+{
+    VlLook look = {.volume = lease->volume};
+    gboolean looked = lease->volume->place->store->ops->look(&look, 1, VL_LOOK_WATCHERS, vl_deadline_in(6));
+    gboolean open = FALSE;
+    const VlHolder *holder = vl_lease_holder(lease);
+    for (guint k = 0; holder && k < holder->addrs->len && !open; k++)
+        open = vl_watchers_have(look.watchers, holder->addrs->pdata[k]);
+    vl_look_clear(&look);
+    return looked && !open;
+}
+
+static gboolean
+may_be_arriving(const VlLease *lease)
+{
+    return !lease->seen && g_get_real_time() / G_USEC_PER_SEC - lease->since < ATTACH_S;
+}
+
+/* Frees leases of images that the XML no longer names and that no client of ours watches. TRUE: one is left to look
+ * at again, because QEMU still has it open. */
+static gboolean
 free_detached(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
+    gboolean left = FALSE;
     for (guint i = vm->leases->len; i > 0; i--) {
         VlLease *lease = vm->leases->pdata[i - 1];
-        VlLook look = {.volume = lease->volume};
-        if (named(domain, lease) || !vl_lease_is_ours(lease))
+        if (named(domain, lease) || may_be_arriving(lease) || !vl_lease_is_ours(lease))
             continue;
-        gboolean looked = lease->volume->place->store->ops->look(&look, 1, VL_LOOK_WATCHERS, vl_deadline_in(6));
-        gboolean open = FALSE;
-        const VlHolder *holder = vl_lease_holder(lease);
-        for (guint k = 0; holder && k < holder->addrs->len && !open; k++)
-            open = vl_watchers_have(look.watchers, holder->addrs->pdata[k]);
-        vl_look_clear(&look);
-        if (!looked || open)
+        if (!closed(lease)) {
+            left = TRUE;
             continue;
+        }
         g_autoptr(GPtrArray) one = g_ptr_array_new();
         g_ptr_array_add(one, lease);
         vl_free_leases(daemon, vm, one, "detached");
         if (lease->state == VL_LEASE_FREE)
             vl_vm_drop_lease(vm, lease);
     }
+    return left;
 }
 
-/* Hot-plugged disks: leased as soon as the XML names them. */
+/* ---- attached ---- */
+
 static void
-take_attached(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
+drop_untaken(VlVm *vm, GPtrArray *fresh)
 {
-    VlCall call = {.deadline = vl_deadline_in(TAKE_S), .gone = &vm->exited};
+    for (guint i = 0; i < fresh->len; i++) {
+        VlLease *lease = fresh->pdata[i];
+        if (lease->state == VL_LEASE_FREE || lease->state == VL_LEASE_NONE)
+            vl_vm_drop_lease(vm, lease);
+    }
+}
+
+/* Leases every disk that the XML names and that has none. QEMU has it open already. */
+static gboolean
+take_attached(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, char **ret_target, GError **error)
+{
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
-    g_autoptr(GError) error = NULL;
-    gboolean ok = vl_disks_add(daemon, vm, domain, &call, fresh, &error);
+    gboolean ok = vl_disks_add(daemon, vm, domain, call, fresh, error);
     for (guint i = 0; i < fresh->len; i++)
         ((VlLease *)fresh->pdata[i])->open_already = TRUE;
-    ok = ok && vl_take_all(daemon, vm, fresh, daemon->settings->dead_after, &call, &error);
+    ok = ok && vl_take_all(daemon, vm, fresh, daemon->settings->dead_after, call, error);
     if (ok && fresh->len && vm->running)
-        ok = vl_hold_all(daemon, vm, &call, &error);
-    if (ok)
+        ok = vl_hold_all(daemon, vm, call, error);
+    if (!ok && fresh->len && ret_target)
+        *ret_target = g_strdup(((VlLease *)fresh->pdata[0])->target);
+    if (!ok)
+        drop_untaken(vm, fresh);
+    return ok;
+}
+
+/* The VM has a disk without a lease: said loudly, acted on once, and no resume until that is over. */
+static void
+set_unleased(VlDaemon *daemon, VlVm *vm, const char *target, const char *why)
+{
+    gboolean first = !vm->unleased;
+    g_free(vm->unleased);
+    vm->unleased = g_strdup(why);
+    if (!first)
         return;
-    g_warning("VM %s: a disk was attached for which it has NO lease: %s. Detach it at once", vm->name, error->message);
-    for (guint i = 0; i < fresh->len; i++)
-        if (((VlLease *)fresh->pdata[i])->state == VL_LEASE_FREE)
-            vl_vm_drop_lease(vm, fresh->pdata[i]);
+    g_warning("VM %s: a disk was attached for which it has NO lease: %s. Detach it at once", vm->name, why);
+    vl_action_conflict(daemon, vm, target);
+}
+
+gboolean
+vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
+{
+    if (!vm->unleased || daemon->settings->hotplug_conflict == VL_CONFLICT_LOG)
+        return TRUE;
+    g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, call, error);
+    if (!domain || !take_attached(daemon, vm, domain, call, NULL, error)) {
+        g_prefix_error(error, "VM '%s' has a disk that it has no lease for: ", vm->name);
+        return FALSE;
+    }
+    g_clear_pointer(&vm->unleased, g_free);
+    return TRUE;
+}
+
+gboolean
+vl_rescan_devices(VlDaemon *daemon, VlVm *vm, GPtrArray *specs, const VlCall *call, GError **error)
+{
+    g_autoptr(GPtrArray) fresh = g_ptr_array_new();
+    for (guint i = 0; i < specs->len; i++) {
+        const struct vl_volume_spec *spec = specs->pdata[i];
+        if (spec->kind != VL_VOLUME_RBD) {
+            vl_set_error(error, VL_ERR_CONFIG, "<lease> %s: only lockspace \"rbd\" with key POOL/IMAGE is served", spec->path);
+            return FALSE;
+        }
+        g_autoptr(VlVolume) volume = daemon->store->ops->resolve(daemon->store, spec, vl_call_within(call, TAKE_S), error);
+        if (!volume)
+            return FALSE;
+        if (vl_vm_find_lease(vm, volume->key))
+            continue;
+        VlLease *lease = vl_lease_new(vm, volume, spec, NULL, FALSE);
+        lease->device = TRUE;
+        vl_vm_add_lease(vm, lease);
+        g_ptr_array_add(fresh, lease);
+    }
+    if (vl_take_all(daemon, vm, fresh, daemon->settings->takeover_wait, call, error))
+        return TRUE;
+    drop_untaken(vm, fresh);
+    return FALSE;
+}
+
+/* ---- rescans ---- */
+
+/* TRUE: a detached image is still open; the next audit looks again. */
+static gboolean
+rescan_once(VlDaemon *daemon, VlVm *vm)
+{
+    VlCall call = {.deadline = vl_deadline_in(TAKE_S), .gone = &vm->exited};
+    g_autoptr(GError) error = NULL;
+    g_autofree char *target = NULL;
+    if (vm->gone || g_atomic_int_get(&vm->exited) || vm->adopting)
+        return FALSE;
+    VlCall read_call = {.deadline = vl_deadline_in(0.5), .gone = &vm->exited};
+    g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, &read_call, NULL);
+    if (!domain || domain->pid != vm->who.pid || (domain->async_job && (g_str_equal(domain->async_job, "start") || g_str_equal(domain->async_job, "migration in"))))
+        return FALSE;
+    gboolean had_devices = FALSE;
+    for (guint i = 0; i < vm->leases->len; i++)
+        had_devices = had_devices || ((VlLease *)vm->leases->pdata[i])->device;
+    if (take_attached(daemon, vm, domain, &call, &target, &error))
+        g_clear_pointer(&vm->unleased, g_free);
+    else if (vl_error_code(error) != VL_ERR_CANCELLED)
+        set_unleased(daemon, vm, target, error->message);
+    if (had_devices)
+        vl_audit_vm(daemon, vm); /* a disk of a <lease> has its client now */
+    return free_detached(daemon, vm, domain);
 }
 
 static void
 rescan_job(VlDaemon *daemon, gpointer data)
 {
     VlVm *vm = data;
-    for (guint round = 0; round < ROUNDS && !vm->gone && !g_atomic_int_get(&vm->exited); round++) {
-        VlCall call = {.deadline = vl_deadline_in(1), .gone = &vm->exited};
-        vl_clock_sleep_until(vl_clock_now() + ROUND_US, &call);
-        g_mutex_lock(&vm->op);
-        g_autoptr(VlDomain) domain = NULL;
-        if (!vm->gone && !g_atomic_int_get(&vm->exited))
-            domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, &call, NULL);
-        if (domain && domain->pid == vm->who.pid) {
-            take_attached(daemon, vm, domain);
-            free_detached(daemon, vm, domain);
+    do {
+        g_atomic_int_set(&vm->rescan, 1);
+        for (guint round = 0; round < ROUNDS && !g_atomic_int_get(&vm->exited) && !g_atomic_int_get(&daemon->stopping); round++) {
+            VlCall call = {.deadline = vl_deadline_in(1), .gone = &vm->exited};
+            vl_clock_sleep_until(vl_clock_now() + ROUND_US, &call);
+            g_mutex_lock(&vm->op);
+            vm->leftover = rescan_once(daemon, vm);
+            g_mutex_unlock(&vm->op);
         }
-        g_mutex_unlock(&vm->op);
-    }
+    } while (!g_atomic_int_compare_and_exchange(&vm->rescan, 1, 0));
 }
 
 void
 vl_rescan_later(VlDaemon *daemon, VlVm *vm)
 {
-    vl_daemon_run(daemon, rescan_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+    if (g_atomic_int_compare_and_exchange(&vm->rescan, 0, 1))
+        vl_daemon_run(daemon, rescan_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+    else
+        g_atomic_int_set(&vm->rescan, 2);
+}
+
+/* ---- the status directory ---- */
+
+static void
+on_change(GFileMonitor *monitor, GFile *file, GFile *other, GFileMonitorEvent event, gpointer data)
+{
+    VlDaemon *daemon = data;
+    /* libvirt writes NAME.xml.new and renames it (virFileRewrite) */
+    g_autofree char *name = g_file_get_basename(other ? other : file);
+    if (!g_str_has_suffix(name, ".xml"))
+        return;
+    name[strlen(name) - strlen(".xml")] = '\0';
+    g_autoptr(GPtrArray) vms = vl_vms_all(daemon->vms);
+    for (guint i = 0; i < vms->len; i++) {
+        VlVm *vm = vms->pdata[i];
+        if (g_str_equal(vm->name, name) && !g_atomic_int_get(&vm->exited))
+            vl_rescan_later(daemon, vm);
+    }
+}
+
+void
+vl_rescan_watch(VlDaemon *daemon)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *path = vl_statusxml_dir("qemu:///system", daemon->settings->run_root, &error);
+    g_autoptr(GFile) dir = path ? g_file_new_for_path(path) : NULL;
+    GFileMonitor *monitor = dir ? g_file_monitor_directory(dir, G_FILE_MONITOR_WATCH_MOVES, NULL, &error) : NULL;
+    if (!monitor) {
+        g_warning("%s cannot be watched: %s; hot-plugged disks are noticed by libvirt's hints only", path ? path : "the status directory",
+                  error->message);
+        return;
+    }
+    g_file_monitor_set_rate_limit(monitor, 0);
+    g_signal_connect(monitor, "changed", G_CALLBACK(on_change), daemon); /* lives as long as the daemon */
 }

@@ -9,4 +9,13 @@
  * what is neither named there nor open any more. */
 void vl_rescan_later(VlDaemon *daemon, VlVm *vm);
 
+/* Before a resume: is there now a lease for every disk that had none when it was attached? VM's operation lock held. */
+gboolean vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error);
+
+/* <lease> devices being attached: taken before libvirt goes on, PARKED. VM's operation lock held. */
+gboolean vl_rescan_devices(VlDaemon *daemon, VlVm *vm, GPtrArray *specs, const VlCall *call, GError **error);
+
+/* Watches libvirt's status directory: a file that changes makes its VM be looked at again. Main loop. */
+void vl_rescan_watch(VlDaemon *daemon);
+
 #endif

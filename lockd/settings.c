@@ -14,6 +14,8 @@
 static const char *const takeover_words[] = {"auto", "manual", NULL};
 static const char *const watch_words[] = {"ignore", "wait", NULL};
 static const char *const foreign_words[] = {"refuse", "ignore", NULL};
+static const char *const unmanaged_words[] = {"allow", "refuse", NULL};
+static const char *const conflict_words[] = {"pause", "detach", "log", NULL};
 static const char *const lost_words[] = {"pause", "kill", "log", NULL};
 
 static VlSettings *
@@ -73,6 +75,8 @@ settings_read(VlSettings *s, const char *path, gboolean must_exist, char **reaso
         {"blocklist_expire", VL_CONF_UINT, &s->blocklist_expire, 60, 10 * 365 * 24 * 3600, NULL, "seconds"},
         {"restart_grace", VL_CONF_UINT, &s->restart_grace, 0, 3600, NULL, "seconds"},
         {"audit_interval", VL_CONF_UINT, &s->audit_interval, 1, 3600, NULL, "seconds"},
+        {"unmanaged_disks", VL_CONF_ENUM, &s->unmanaged_disks, 0, 0, unmanaged_words, NULL},
+        {"hotplug_conflict", VL_CONF_ENUM, &s->hotplug_conflict, 0, 0, conflict_words, NULL},
         {"on_lease_lost", VL_CONF_ENUM, &s->on_lease_lost, 0, 0, lost_words, NULL},
         {"debug", VL_CONF_BOOL, &s->debug, 0, 0, NULL, NULL},
         {NULL, VL_CONF_STRING, NULL, 0, 0, NULL, NULL},

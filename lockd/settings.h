@@ -11,6 +11,8 @@
 enum { VL_TAKEOVER_AUTO, VL_TAKEOVER_MANUAL };
 enum { VL_WATCH_IGNORE, VL_WATCH_WAIT };
 enum { VL_FOREIGN_REFUSE, VL_FOREIGN_IGNORE };
+enum { VL_UNMANAGED_ALLOW, VL_UNMANAGED_REFUSE };
+enum { VL_CONFLICT_PAUSE, VL_CONFLICT_DETACH, VL_CONFLICT_LOG };
 enum { VL_LOST_PAUSE, VL_LOST_KILL, VL_LOST_LOG };
 
 typedef struct {
@@ -30,6 +32,8 @@ typedef struct {
     unsigned int blocklist_expire; /* s */
     unsigned int restart_grace;    /* s */
     unsigned int audit_interval;   /* s */
+    int unmanaged_disks;           /* VL_UNMANAGED_* */
+    int hotplug_conflict;          /* VL_CONFLICT_* */
     int on_lease_lost;             /* VL_LOST_* */
     bool debug;
 } VlSettings;

@@ -182,11 +182,34 @@ add_disk(VlDomain *domain, const xmlNode *node, const char *format_element, cons
     return r == 0;
 }
 
+/* <lease><lockspace>rbd</lockspace><key>POOL/IMAGE</key><target path='...'/></lease>; other lockspaces are
+ * kept as OTHER so that they can be refused by name. */
+static gboolean
+add_device_lease(VlDomain *domain, const xmlNode *node, GError **error)
+{
+    g_autofree char *space = text_of(child(node, "lockspace"));
+    g_autofree char *key = text_of(child(node, "key"));
+    VlDisk *disk = g_new0(VlDisk, 1);
+    disk->device = TRUE;
+    g_ptr_array_add(domain->disks, disk);
+    if (g_strcmp0(space, VL_LOCKSPACE_RBD) == 0 && key && vl_volume_parse_rbd(key, &disk->spec) == 0)
+        return TRUE;
+    if (g_strcmp0(space, VL_LOCKSPACE_RBD) == 0) {
+        vl_set_error(error, VL_ERR_NO_XML, "lease key '%s' is not POOL/IMAGE or POOL/NAMESPACE/IMAGE", key ? key : "");
+        return FALSE;
+    }
+    g_autofree char *path = g_strdup_printf("lease:%s/%s", space ? space : "", key ? key : "");
+    set_path(disk, VL_VOLUME_OTHER, path);
+    return TRUE;
+}
+
 static gboolean
 add_disks(VlDomain *domain, const xmlNode *def, GError **error)
 {
     const xmlNode *devices = child(def, "devices");
     for (xmlNode *i = devices ? devices->children : NULL; i; i = i->next) {
+        if (i->type == XML_ELEMENT_NODE && xmlStrEqual(i->name, BAD_CAST "lease") && !add_device_lease(domain, i, error))
+            return FALSE;
         if (i->type != XML_ELEMENT_NODE || !xmlStrEqual(i->name, BAD_CAST "disk"))
             continue;
         xmlNode *mirror = child(i, "mirror");

@@ -12,6 +12,8 @@
 
 #include "common/volume.h"
 
+#define VL_LOCKSPACE_RBD "rbd" /* <lockspace> of a <lease> that names an RBD image */
+
 typedef struct {
     /* FILE paths are as written: the caller resolves them, and finds the krbd ones, with
      * vl_volume_from_path(). */
@@ -20,6 +22,7 @@ typedef struct {
     char *format;                 /* "raw", "qcow2"; may be NULL */
     gboolean readonly, shareable; /* a snapshot (<snapshot name=>, IMAGE@SNAP) counts as readonly, a
                                    * mirror never does */
+    gboolean device;              /* a <lease> device of lockspace "rbd", key POOL[/NS]/IMAGE: leased without being a disk */
     gboolean mirror;              /* target of a block job (<mirror>), not yet the disk itself */
 } VlDisk;
 

@@ -79,6 +79,7 @@ vl_vm_unref(VlVm *vm)
     g_ptr_array_unref(vm->leases);
     g_ptr_array_unref(vm->readers);
     g_mutex_clear(&vm->op);
+    g_free(vm->unleased);
     g_free(vm->token);
     g_free(vm);
 }

@@ -34,6 +34,9 @@ struct VlVm {
     GMutex op;
     gboolean ever_held;
     gboolean late_exit; /* the exit was not seen when it happened: always fence (R5) */
+    char *unleased;     /* why a disk attached to it has no lease, or NULL: it may not be resumed so */
+    gboolean leftover;  /* a detached image is still open in QEMU */
+    gint rescan;        /* atomic: 0 idle, 1 a rescan is under way, 2 and another is wanted */
     char *token;        /* current hand-over token */
 };
 
