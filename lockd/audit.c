@@ -132,6 +132,7 @@ audit_lease(VlDaemon *daemon, VlVm *vm, VlTake *take)
         VlPatience patience = {.wait_s = daemon->settings->dead_after * 2, .began = vl_clock_now(), .call = &call};
         if (!vl_judge_claim(daemon, take, &patience, &error)) {
             g_warning("VM %s: %s", vm->name, error->message);
+            g_atomic_int_set(&vm->audit_soon, 1);
             return;
         }
     }
@@ -188,8 +189,10 @@ audit_job(VlDaemon *daemon, gpointer data)
     Audit *audit = data;
     if (audit->place)
         g_mutex_lock(&audit->vm->op);
-    else if (!g_mutex_trylock(&audit->vm->op))
-        return; /* a call is at it */
+    else if (!g_mutex_trylock(&audit->vm->op)) {
+        g_atomic_int_set(&audit->vm->audit_soon, 1); /* a call is at it */
+        return;
+    }
     audit_in(daemon, audit->vm, audit->place);
     gboolean leftover = audit->vm->leftover;
     g_mutex_unlock(&audit->vm->op);
@@ -198,10 +201,13 @@ audit_job(VlDaemon *daemon, gpointer data)
 }
 
 static void
-audit_each(VlDaemon *daemon, VlPlace *place)
+audit_each(VlDaemon *daemon, VlPlace *place, gboolean only_soon)
 {
     g_autoptr(GPtrArray) vms = vl_vms_all(daemon->vms);
     for (guint i = 0; i < vms->len; i++) {
+        VlVm *vm = vms->pdata[i];
+        if (!g_atomic_int_compare_and_exchange(&vm->audit_soon, 1, 0) && only_soon)
+            continue;
         Audit *audit = g_new0(Audit, 1);
         audit->vm = vl_vm_ref(vms->pdata[i]);
         audit->place = place;
@@ -212,13 +218,19 @@ audit_each(VlDaemon *daemon, VlPlace *place)
 void
 vl_audit_begin(VlDaemon *daemon)
 {
-    audit_each(daemon, NULL);
+    audit_each(daemon, NULL, FALSE);
+}
+
+void
+vl_audit_soon(VlDaemon *daemon)
+{
+    audit_each(daemon, NULL, TRUE);
 }
 
 void
 vl_audit_place(VlDaemon *daemon, VlPlace *place)
 {
-    audit_each(daemon, place);
+    audit_each(daemon, place, FALSE);
 }
 
 /* ---- fences that met a shorter entry ---- */

@@ -11,6 +11,7 @@
 #define STEP_S 6
 #define FENCE_S 15
 #define RETRY_S 2.0
+#define AT_ONCE_S 5 /* a dead client's watch stays longer than this: if gone by now, it was given back */
 
 static gint64
 unix_now(void)
@@ -239,6 +240,10 @@ exit_round(VlDaemon *daemon, VlVm *vm, GError **error)
         drop_hopeless(takes);
         return FALSE;
     }
+    if (!vm->late_exit && vl_clock_now() - vm->exited_at > (gint64)AT_ONCE_S * G_USEC_PER_SEC) {
+        g_message("VM %s: its clients were first looked at long after it exited; fencing all of them", vm->name);
+        vm->late_exit = TRUE;
+    }
     if (!claims_settled(daemon, takes, error))
         return FALSE;
     for (guint i = 0; i < takes->len; i++)
@@ -290,9 +295,20 @@ exit_job(VlDaemon *daemon, gpointer data)
     g_mutex_unlock(&vm->op);
 }
 
+/* A main loop that hung, or a daemon that was stopped, hears of an exit late: it may have been at any time since its last tick. */
+static gint64
+exit_time(VlDaemon *daemon)
+{
+    gint64 tick = (gint64)g_atomic_int_get(&daemon->main_tick) * G_USEC_PER_SEC;
+    gint64 now = vl_clock_now();
+    return tick ? MIN(tick, now) : now;
+}
+
 void
 vl_exit_begin(VlDaemon *daemon, VlVm *vm)
 {
+    if (!vm->exited_at)
+        vm->exited_at = exit_time(daemon);
     g_atomic_int_set(&vm->exited, 1);
     vl_daemon_run(daemon, exit_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
 }

@@ -225,6 +225,18 @@ verdicts_store(VlTake *take, VlHolder *holder, VlVerdict *verdict)
             take->verdicts->pdata[i] = verdict;
 }
 
+/* The claimant is judged first; the holder's window passes at the same time. */
+static void
+watch_holders(VlDaemon *daemon, const VlTake *take, const VlCall *call)
+{
+    for (guint i = 0; i < take->blockers->len && take->record->claim; i++) {
+        const VlHolder *holder = take->blockers->pdata[i];
+        VlAsk ask = {take->lease->volume->key, &holder->who, NULL};
+        if (!g_str_equal(holder->who.host, daemon->host->id))
+            vl_verdict_begin(daemon->verdicts, take->lease->volume->place, &ask, holder->session, call);
+    }
+}
+
 gboolean
 vl_judge_blockers(VlDaemon *daemon, GPtrArray *takes, const VlPatience *patience, GError **error)
 {
@@ -239,6 +251,7 @@ vl_judge_blockers(VlDaemon *daemon, GPtrArray *takes, const VlPatience *patience
             else if (!judge_local(daemon, take, holder, error))
                 return FALSE;
         }
+        watch_holders(daemon, take, patience->call);
         if (take->step == VL_TAKE_BLOCKED && !vl_judge_claim(daemon, take, patience, error))
             return FALSE;
     }

@@ -11,6 +11,7 @@
 #include "lockd/audit.h"
 #include "lockd/daemon.h"
 #include "lockd/error.h"
+#include "lockd/fault.h"
 #include "lockd/rescan.h"
 #include "lockd/server.h"
 #include "lockd/store_rbd.h"
@@ -121,8 +122,10 @@ static gboolean
 on_tick(gpointer data)
 {
     Loop *loop = data;
+    VL_FAULT("main-loop");
     g_atomic_int_set(&loop->daemon->main_tick, (gint)(g_get_monotonic_time() / G_USEC_PER_SEC));
     vl_refence_begin(loop->daemon);
+    vl_audit_soon(loop->daemon);
     if (++loop->seconds % loop->daemon->settings->audit_interval == 0)
         vl_audit_begin(loop->daemon);
     return G_SOURCE_CONTINUE;

@@ -109,6 +109,7 @@ cas_batch(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, 
     g_autofree VlCas *cas = g_new0(VlCas, n);
     for (gsize i = 0; i < n; i++)
         cas[i] = (VlCas){leases[i]->volume, expect[i], next[i] ? vl_record_format(next[i]) : NULL, NULL};
+    VL_FAULT("before-cas");
     leases[0]->volume->place->store->ops->cas(cas, n, deadline);
     gboolean ok = TRUE;
     for (gsize i = 0; i < n; i++) {
@@ -270,7 +271,7 @@ verify(GPtrArray *leases, const VlIncarnation *who, gint64 deadline, GError **er
         return FALSE;
     for (guint i = 0; i < takes->len; i++) {
         VlTake *take = takes->pdata[i];
-        if (!vl_record_find(take->record, who)) {
+        if (!vl_record_find(take->record, who) || take->record->claim) {
             const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
             g_autofree char *now = other ? vl_holder_describe(other) : g_strdup("free now");
             vl_set_error(error, VL_ERR_LOST, "%s: its lease was lost again before this VM could start (%s). Start it once more if it is "
@@ -303,8 +304,10 @@ take_rounds(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
             return FALSE;
         }
         g_clear_error(&last);
-        if (take_round(daemon, vm, takes, &patience, &last))
+        if (take_round(daemon, vm, takes, &patience, &last)) {
+            VL_FAULT("before-verify");
             return verify(leases, &vm->who, vl_call_within(call, STEP_S), error);
+        }
         if (!worth_another_round(last)) {
             g_propagate_error(error, g_steal_pointer(&last));
             return FALSE;

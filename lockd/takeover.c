@@ -289,6 +289,28 @@ step_confirm(Takeover *t, GError **error)
     return TRUE;
 }
 
+/* Immediately before the fence: a daemon that was stopped here as a whole may have been taken for dead itself, and its claim
+ * struck by an owner that lives. */
+static gboolean
+step_still_claimed(Takeover *t, GError **error)
+{
+    guint n = t->takes->len;
+    g_autofree VlLook *looks = g_new0(VlLook, n);
+    for (guint i = 0; i < n; i++)
+        looks[i].volume = take_at(t, i)->lease->volume;
+    gboolean ok = looks[0].volume->place->store->ops->look(looks, n, VL_LOOK_RECORD, vl_call_within(t->call, STEP_S));
+    for (guint i = 0; i < n; i++) {
+        gboolean ours = looks[i].record && g_bytes_equal(looks[i].record, take_at(t, i)->claimed_raw);
+        if (looks[i].error && error && !*error)
+            g_propagate_error(error, g_steal_pointer(&looks[i].error));
+        else if (!ours && error && !*error)
+            vl_set_error(error, VL_ERR_CHANGED, "%s: this host's claim is gone; nobody was fenced", looks[i].volume->display);
+        ok = ok && ours;
+        vl_look_clear(&looks[i]);
+    }
+    return ok;
+}
+
 /* All addresses of all volumes in one round per place. */
 static gboolean
 step_fence(Takeover *t, GError **error)
@@ -413,7 +435,7 @@ takeover_steps(Takeover *t, GError **error)
     if (!step_confirm(t, error) || !vl_call_check(t->call, "takeover", error))
         return FALSE;
     VL_FAULT("before-fence");
-    if (!step_fence(t, error))
+    if (!step_still_claimed(t, error) || !step_fence(t, error))
         return FALSE;
     VL_FAULT("after-fence");
     if (!step_break(t, error))

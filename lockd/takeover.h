@@ -6,6 +6,7 @@
  *   look: record, lock owner, watchers; look again at the record: the same
  *   claim: compare-and-swap the exact address set into the record
  *   confirm: counter and challenge once more; alive after all: withdraw, refuse
+ *   look: the claim still stands (a claimant that was frozen may have lost it to an owner that lives)
  *   fence exactly that set, all at once; read the blocklist back
  *   barrier: this handle has the map with the fence
  *   look again: the claim is still ours; break exactly the lock owner seen

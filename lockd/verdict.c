@@ -392,6 +392,17 @@ kind_of_answer(VlAnswer answer)
     return answer == VL_ANSWER_LOST ? VL_VERDICT_LOST : VL_VERDICT_ALIVE;
 }
 
+void
+vl_verdict_begin(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session, const VlCall *call)
+{
+    gboolean known, own;
+    guint seconds;
+    VlVerdict verdict = {.ips = vl_addrs_new()};
+    if (verdicts->threaded && verdict_known(verdicts, place, ask, session, call, &verdict, &known, &seconds, NULL) && !known)
+        shared_unref(shared_join(verdicts, place, ask, seconds, &own));
+    vl_verdict_clear(&verdict);
+}
+
 gboolean
 vl_verdict_get(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session, const VlCall *call,
                VlVerdict *ret_verdict, GError **error)
@@ -435,6 +446,6 @@ vl_verdict_confirm(VlPlace *place, const VlAsk *ask, const VlVerdict *verdict, c
     gboolean silent = answer <= VL_ANSWER_NOBODY && object_equal(&object, &verdict->seen);
     vl_session_object_clear(&object);
     if (!silent)
-        vl_set_error(error, VL_ERR_HELD, "host %s woke up before it was fenced", ask->holder->host);
+        vl_set_error(error, VL_ERR_HELD, "that host woke up before it was fenced");
     return silent;
 }

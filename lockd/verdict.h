@@ -34,6 +34,9 @@ typedef struct VlVerdicts VlVerdicts;
 VlVerdicts *vl_verdicts_new(guint dead_after_s, gboolean threaded);
 void vl_verdicts_free(VlVerdicts *verdicts);
 
+/* Begins to watch a host about which vl_verdict_get() will be asked soon, so that several windows pass at once. */
+void vl_verdict_begin(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session, const VlCall *call);
+
 /* Judges the host of `ask->holder`, which the lease names with session number `session`. Waits until
  * a verdict or the call's deadline; then UNKNOWN_OWNER, saying how long the host has been silent.
  * Other errors are the storage's. */

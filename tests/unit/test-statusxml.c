@@ -36,7 +36,7 @@ disk(const VlDomain *domain, const char *target, gboolean mirror)
 {
     for (guint i = 0; i < domain->disks->len; i++) {
         const VlDisk *candidate = g_ptr_array_index(domain->disks, i);
-        if (g_strcmp0(candidate->target, target) == 0 && candidate->mirror == mirror)
+        if (!candidate->device && g_strcmp0(candidate->target, target) == 0 && candidate->mirror == mirror)
             return candidate;
     }
     g_error("no disk %s", target ? target : "without target");
@@ -157,7 +157,7 @@ test_disks(void)
     g_assert_cmpint(domain->pid, ==, 4194303);
     g_assert_null(domain->lock_failure);
     g_assert_null(domain->async_job);
-    g_assert_cmpuint(domain->disks->len, ==, 14);
+    g_assert_cmpuint(domain->disks->len, ==, 15); /* one of them a <lease> */
 
     const VlDisk *vda = disk(domain, "vda", FALSE);
     assert_disk(vda, "rbd:ssd/tenant-a/mixed root", FALSE, FALSE);
@@ -194,6 +194,28 @@ test_other_disks(void)
         g_assert_cmpint(got->spec.kind, ==, VL_VOLUME_OTHER);
         assert_disk(got, others[i].display, FALSE, FALSE);
     }
+}
+
+static void
+test_device_leases(void)
+{
+    static const char text[] = "<domstatus state='running' pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid><devices>"
+                               "<lease><lockspace>rbd</lockspace><key>pool/ns/image</key><target path='/x'/></lease>"
+                               "<lease><lockspace>cluster</lockspace><key>thing</key></lease>"
+                               "</devices></domain></domstatus>";
+    g_autoptr(GError) error = NULL;
+    g_autoptr(VlDomain) domain = vl_statusxml_parse("x", text, strlen(text), &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(domain->disks->len, ==, 2);
+    const VlDisk *ours = domain->disks->pdata[0];
+    const VlDisk *other = domain->disks->pdata[1];
+    g_assert_true(ours->device && other->device);
+    assert_disk(ours, "rbd:pool/ns/image", FALSE, FALSE);
+    g_assert_cmpint(other->spec.kind, ==, VL_VOLUME_OTHER);
+    assert_disk(other, "lease:cluster/thing", FALSE, FALSE);
+    assert_refused("<domstatus pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid><devices>"
+                   "<lease><lockspace>rbd</lockspace><key>nopool</key></lease></devices></domain></domstatus>",
+                   -1, "*lease key 'nopool'*");
 }
 
 #define HEAD "<domstatus state='running' pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid>"
@@ -473,6 +495,7 @@ main(int argc, char **argv)
     g_test_add_func("/statusxml/mirror", test_mirror);
     g_test_add_func("/statusxml/disks", test_disks);
     g_test_add_func("/statusxml/other-disks", test_other_disks);
+    g_test_add_func("/statusxml/device-leases", test_device_leases);
     g_test_add_func("/statusxml/refused", test_refused);
     g_test_add_func("/statusxml/bad-disks", test_bad_disks);
     g_test_add_func("/statusxml/truncated", test_truncated);

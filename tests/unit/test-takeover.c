@@ -207,7 +207,7 @@ test_owner_wakes(void)
             assert_taken(&c);
             too_late++;
         } else {
-            world_assert_error(c.error, VL_ERR_HELD, "*host*alive*");
+            world_assert_error(c.error, VL_ERR_HELD, "*on host node-b*");
             assert_untouched(&c);
             noticed++;
         }
