@@ -179,13 +179,17 @@ keep_held(GPtrArray *takes, const VlIdentity *ended)
     }
 }
 
+/* What cannot be read cannot be fenced by this way; it is said, and the rest goes on. */
 static void
 drop_unreadable(GPtrArray *takes)
 {
     for (guint i = takes->len; i > 0; i--) {
         const VlTake *take = takes->pdata[i - 1];
-        if (!take->record)
-            g_ptr_array_remove_index(takes, i - 1);
+        if (take->record)
+            continue;
+        g_warning("%s: its lease cannot be read and was left alone%s%s", take->lease->volume->display, take->look.error ? ": " : "",
+                  take->look.error ? take->look.error->message : "");
+        g_ptr_array_remove_index(takes, i - 1);
     }
 }
 

@@ -4,6 +4,7 @@
 #include "lockd/error.h"
 #include "lockd/fault.h"
 #include "lockd/judge.h"
+#include "lockd/krbd.h"
 #include "lockd/procinfo.h"
 #include "lockd/take.h"
 #include "lockd/takeover.h"
@@ -39,16 +40,24 @@ set_freeing(GPtrArray *leases, const char *reason)
     }
 }
 
-/* Give-back (R1): this QEMU came by migration, and the image's exclusive lock still belongs to the source it came
- * from, so it never wrote: had it, librbd would have taken the lock over. Then the source's memory is as good
- * as ever. An image without such an owner proves nothing. */
+/* Give-back (R1): this QEMU came by migration and never wrote, so the source's memory is as good as ever. Proof is either
+ * that the image's exclusive lock still belongs to the source (had we written, librbd would have taken it over), or, on
+ * an image nobody ever locked, that the CPUs were never let run here. */
 static gboolean
 never_wrote(const VlVm *vm, const VlTake *take)
 {
     const VlHolder *previous = take->record->previous;
     const VlLockOwner *owner = take->look.owner;
-    return vl_record_find(take->record, &vm->who) && previous && g_strcmp0(previous->who.uuid, vm->who.uuid) == 0 && owner &&
-           owner->managed && vl_addrs_has(previous->addrs, owner->addr);
+    if (!vl_record_find(take->record, &vm->who) || !previous || g_strcmp0(previous->who.uuid, vm->who.uuid) != 0)
+        return FALSE;
+    return owner ? owner->managed && vl_addrs_has(previous->addrs, owner->addr) : !vm->ever_held;
+}
+
+/* The record still has to do with this process: as holder, as heir, or as the one it would be given back to. */
+static gboolean
+concerns(const VlRecord *record, const VlIncarnation *who)
+{
+    return vl_record_find(record, who) || vl_record_find_heir(record, who) || vl_rules_is_previous(record, who);
 }
 
 /* Writes the record without us for each take; those that are not ours any more are done at once. */
@@ -62,7 +71,7 @@ write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fence
     guint n = 0;
     for (guint i = 0; i < takes->len; i++) {
         VlTake *take = takes->pdata[i];
-        if (!vl_record_find(take->record, &vm->who) && !vl_record_find_heir(take->record, &vm->who)) {
+        if (!concerns(take->record, &vm->who)) {
             vl_lease_set_state(take->lease, VL_LEASE_FREE, "the record does not name this process");
             continue;
         }
@@ -81,8 +90,7 @@ write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fence
     if (n)
         ok = vl_cas_records(leases, next, expect, n, vl_deadline_in(STEP_S), error);
     for (guint i = 0; i < n; i++) {
-        if (leases[i]->record && !vl_record_find(leases[i]->record, &vm->who) &&
-            !vl_record_find_heir(leases[i]->record, &vm->who))
+        if (leases[i]->record && !concerns(leases[i]->record, &vm->who))
             vl_lease_set_state(leases[i], VL_LEASE_FREE, leases[i]->record->holders->len ? "given back or passed on" : "freed");
         vl_record_free(next[i]);
     }
@@ -126,7 +134,7 @@ seen(const VlTake *take, const char *addr)
 /* Clients that came after this QEMU was forked, from this host, recorded by nobody: it died between open and
  * its first Acquire. */
 static void
-add_unrecorded(VlDaemon *daemon, VlTake *take)
+add_unrecorded(VlDaemon *daemon, VlTake *take, const GPtrArray *kernel)
 {
     if (!take->lease->baseline || take->record->shared)
         return;
@@ -135,6 +143,7 @@ add_unrecorded(VlDaemon *daemon, VlTake *take)
         const char *addr = ((VlWatcher *)strangers->pdata[i])->addr;
         g_autofree char *ip = vl_addr_ip(addr);
         if (ip && g_hash_table_contains(daemon->host->ips, ip) && !vl_addrs_has(take->lease->baseline, addr) &&
+            !vl_addrs_has(kernel, addr) &&
             !vl_vms_has_reader(daemon->vms, take->lease->volume->key))
             vl_addrs_add(take->set, addr);
     }
@@ -157,14 +166,19 @@ static void
 find_remains(VlDaemon *daemon, VlVm *vm, VlTake *take)
 {
     const VlHolder *holder = vl_record_find(take->record, &vm->who);
+    /* The kernel's direct writes are done before the process is gone, and while the device stays mapped its watch keeps
+     * other hosts out. */
+    g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", FALSE);
     take->set = vl_addrs_new();
     if (!holder)
         return;
     for (guint i = 0; i < holder->addrs->len; i++)
         if ((vm->late_exit || seen(take, holder->addrs->pdata[i])) &&
-            !recorded_by_another(take->record, holder, holder->addrs->pdata[i]))
+            !recorded_by_another(take->record, holder, holder->addrs->pdata[i]) &&
+            !vl_addrs_has(kernel, holder->addrs->pdata[i]))
             vl_addrs_add(take->set, holder->addrs->pdata[i]);
-    add_unrecorded(daemon, take);
+    if (!take->lease->spec.krbd)
+        add_unrecorded(daemon, take, kernel);
 }
 
 static gboolean

@@ -10,6 +10,7 @@
 
 #define STEP_S 6
 #define POLL_US (4 * 1000) /* the source's PARKED is written within milliseconds of its stop */
+#define SOON_US (500 * 1000)
 #define RETRY_US (50 * 1000)
 
 /* The holder that is this VM on another host. */
@@ -42,8 +43,9 @@ write_heirs(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, GError **error)
         VlTake *take = takes->pdata[i];
         g_autoptr(VlRecord) next = vl_record_copy(take->record);
         VlRecord *write = next;
-        if (!vl_record_find_heir(next, &vm->who))
-            g_ptr_array_add(next->heirs, vl_take_holder(daemon, vm, take->lease->volume->place));
+        /* libvirt lets a VM migrate to one place at a time: an older heir is of a migration that failed. */
+        g_ptr_array_set_size(next->heirs, 0);
+        g_ptr_array_add(next->heirs, vl_take_holder(daemon, vm, take->lease->volume->place));
         if (!vl_cas_records(&take->lease, &write, &take->look.record, 1, vl_deadline_in(STEP_S), error))
             return FALSE;
     }
@@ -163,10 +165,18 @@ still_incoming(VlVm *vm)
     return takes_of(leases);
 }
 
+/* The source lives, so it writes within milliseconds or, if its virtleased is down (R17), within seconds. */
+static gint64
+pause_us(gint64 since)
+{
+    return vl_clock_now() - since < SOON_US ? POLL_US : RETRY_US;
+}
+
 gboolean
 vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *call, GError **error)
 {
     const char *token = state && g_str_has_prefix(state, VL_STATE_PREFIX) ? state + strlen(VL_STATE_PREFIX) : NULL;
+    gint64 began = vl_clock_now();
     for (;;) {
         g_autoptr(GPtrArray) takes = still_incoming(vm);
         g_autoptr(GError) local = NULL;
@@ -180,6 +190,28 @@ vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *
             g_propagate_error(error, g_steal_pointer(&local));
             return FALSE;
         }
-        vl_clock_sleep_until(vl_clock_now() + POLL_US, call);
+        vl_clock_sleep_until(vl_clock_now() + pause_us(began), call);
+    }
+}
+
+/* ---- on the source, after a migration that failed ---- */
+
+void
+vl_incoming_forget(VlDaemon *daemon, VlVm *vm)
+{
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        g_autoptr(GPtrArray) one = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
+        VlTake *take = vl_take_new(lease);
+        g_ptr_array_add(one, take);
+        if (lease->state != VL_LEASE_HELD || !vl_take_look(one, VL_LOOK_RECORD, vl_deadline_in(STEP_S), NULL) ||
+            !take->record->heirs->len || !vl_record_find(take->record, &vm->who) || take->record->claim)
+            continue;
+        g_autoptr(VlRecord) next = vl_record_copy(take->record);
+        g_autoptr(GError) error = NULL;
+        VlRecord *write = next;
+        g_ptr_array_set_size(next->heirs, 0);
+        if (!vl_cas_records(&lease, &write, &take->look.record, 1, vl_deadline_in(STEP_S), &error))
+            g_warning("VM %s: the heir of its failed migration still stands in the record: %s", vm->name, error->message);
     }
 }

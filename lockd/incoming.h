@@ -23,4 +23,8 @@ gboolean vl_incoming_begin(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrAr
 /* CPUs are about to run: every INCOMING lease becomes PARKED, by token or because we inherited it. */
 gboolean vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *call, GError **error);
 
+/* Our VM runs on, so a migration of it to elsewhere has failed: nobody is its heir any more. A dead host would else inherit
+ * when the VM ends. VM's operation lock held. */
+void vl_incoming_forget(VlDaemon *daemon, VlVm *vm);
+
 #endif

@@ -325,7 +325,8 @@ gboolean
 vl_judge_foreign(VlDaemon *daemon, VlTake *take, VlPatience *patience, GError **error)
 {
     const VlLockOwner *owner = take->look.owner;
-    g_autoptr(GPtrArray) own = take->lease->open_already
+    /* A krbd device is mapped before its VM starts: its client is there already, and ours. */
+    g_autoptr(GPtrArray) own = take->lease->open_already || take->lease->spec.krbd
                                    ? vl_hold_find_addrs(take->lease->vm, take->lease, &take->look, NULL)
                                    : vl_addrs_new();
     g_autoptr(GPtrArray) strangers = vl_rules_unexplained(take->record, take->look.watchers);

@@ -11,6 +11,7 @@
 #include "lockd/audit.h"
 #include "lockd/daemon.h"
 #include "lockd/error.h"
+#include "lockd/krbd.h"
 #include "lockd/fault.h"
 #include "lockd/rescan.h"
 #include "lockd/server.h"
@@ -125,6 +126,8 @@ on_tick(gpointer data)
     VL_FAULT("main-loop");
     g_atomic_int_set(&loop->daemon->main_tick, (gint)(g_get_monotonic_time() / G_USEC_PER_SEC));
     vl_refence_begin(loop->daemon);
+    g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", TRUE);
+    vl_sessions_set_krbd(loop->daemon->sessions, kernel);
     vl_audit_soon(loop->daemon);
     if (++loop->seconds % loop->daemon->settings->audit_interval == 0)
         vl_audit_begin(loop->daemon);

@@ -10,6 +10,7 @@
 #include "lockd/error.h"
 #include "lockd/free.h"
 #include "lockd/hold.h"
+#include "lockd/incoming.h"
 #include "lockd/take.h"
 
 #define ROUNDS 4 /* after a hint from libvirt, which may come before the XML is written */
@@ -170,6 +171,17 @@ vl_rescan_devices(VlDaemon *daemon, VlVm *vm, GPtrArray *specs, const VlCall *ca
 
 /* ---- rescans ---- */
 
+static void
+note_migration(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
+{
+    if (domain->async_job && g_str_equal(domain->async_job, "migration out")) {
+        vm->migrating = TRUE;
+    } else if (vm->migrating && vm->running && g_strcmp0(domain->state, "running") == 0) {
+        vm->migrating = FALSE;
+        vl_incoming_forget(daemon, vm);
+    }
+}
+
 /* TRUE: a detached image is still open; the next audit looks again. */
 static gboolean
 rescan_once(VlDaemon *daemon, VlVm *vm)
@@ -183,6 +195,7 @@ rescan_once(VlDaemon *daemon, VlVm *vm)
     g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, &read_call, NULL);
     if (!domain || domain->pid != vm->who.pid || (domain->async_job && (g_str_equal(domain->async_job, "start") || g_str_equal(domain->async_job, "migration in"))))
         return FALSE;
+    note_migration(daemon, vm, domain);
     gboolean had_devices = FALSE;
     for (guint i = 0; i < vm->leases->len; i++)
         had_devices = had_devices || ((VlLease *)vm->leases->pdata[i])->device;

@@ -71,6 +71,12 @@ vl_rules_given_back(const VlRecord *record, const VlIncarnation *who)
     return next;
 }
 
+gboolean
+vl_rules_is_previous(const VlRecord *record, const VlIncarnation *who)
+{
+    return record->previous && vl_incarnation_equal(&record->previous->who, who);
+}
+
 VlRecord *
 vl_rules_freed(const VlRecord *record, const VlIncarnation *who, gint64 now)
 {
@@ -83,6 +89,8 @@ vl_rules_freed(const VlRecord *record, const VlIncarnation *who, gint64 now)
             g_autoptr(VlHolder) heir = g_ptr_array_steal_index(next->heirs, 0);
             park(next, heir);
         }
+    } else if (vl_rules_is_previous(next, who)) {
+        g_clear_pointer(&next->previous, vl_holder_free); /* nobody left to give it back to */
     }
     vl_record_expire_fences(next, now);
     if (next->holders->len || next->fenced->len || next->claim || next->heirs->len)

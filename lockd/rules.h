@@ -22,8 +22,8 @@ VlTakeStep vl_rules_take(const VlRecord *record, const VlIncarnation *me, gboole
 VlRecord *vl_rules_granted(const VlRecord *record, const VlHolder *holder, gboolean shared,
                            const GPtrArray *victims);
 
-/* The record without this incarnation, as holder or heir; a holder's first heir becomes the holder, PARKED
- * (R16). NULL when nothing needs to be remembered (remove it). */
+/* The record without this incarnation, as holder, heir or previous; a holder's first heir becomes the holder,
+ * PARKED (R16). NULL when nothing needs to be remembered (remove it). */
 VlRecord *vl_rules_freed(const VlRecord *record, const VlIncarnation *who, gint64 now);
 
 /* Hand-over by token: `to` (an heir, PARKED) takes the place of the holder `from`, who is remembered as
@@ -52,6 +52,9 @@ GPtrArray *vl_rules_fence_set(const VlFenceQuestion *question);
 
 /* Some fence in the record has run out before the time it was wanted for. */
 gboolean vl_rules_fence_lapsed(const VlRecord *record, gint64 now);
+
+/* `who` handed the lease over by token, and gets it back if the one it was handed to never ran (R1). */
+gboolean vl_rules_is_previous(const VlRecord *record, const VlIncarnation *who);
 
 /* Watchers that nothing explains: not recorded by a holder, not fenced. Of VlWatcher, borrowed. */
 GPtrArray *vl_rules_unexplained(const VlRecord *record, const GPtrArray *watchers);

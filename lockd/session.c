@@ -25,6 +25,7 @@ typedef struct {
     char *problem;
     enum vl_error problem_code;
     gboolean hurry;   /* wake up now */
+    gboolean republish; /* the identity says something that is no longer so */
     /* the thread's own */
     GBytes *identity;
     guint64 counter;
@@ -273,6 +274,27 @@ session_renewed(Session *session, gint64 sent)
     }
 }
 
+/* The same session under a new text. */
+static gboolean
+session_republish(Session *session, GError **error)
+{
+    g_mutex_lock(&session->all->lock);
+    gboolean wanted = session->republish;
+    session->republish = FALSE;
+    g_mutex_unlock(&session->all->lock);
+    if (!wanted)
+        return TRUE;
+    GBytes *identity = identity_make(session, session->number, VL_SESSION_LIVE, 0);
+    if (!ops(session)->session_swap(session->place, session->all->host->id, session->identity, identity,
+                                    vl_deadline_in(RENEW_DEADLINE_S), error)) {
+        g_bytes_unref(identity);
+        return FALSE;
+    }
+    g_bytes_unref(session->identity);
+    session->identity = identity;
+    return TRUE;
+}
+
 static void
 session_beat(Session *session)
 {
@@ -298,7 +320,8 @@ session_beat(Session *session)
         return;
     }
     gint64 sent = vl_clock_now();
-    if (ops(session)->session_renew(session->place, session->all->host->id, session->identity, session->counter + 1,
+    if (session_republish(session, &error) &&
+        ops(session)->session_renew(session->place, session->all->host->id, session->identity, session->counter + 1,
                                     vl_deadline_in(RENEW_DEADLINE_S), &error)) {
         session->counter++;
         session_renewed(session, sent);
@@ -431,11 +454,18 @@ vl_sessions_list(VlSessions *sessions)
 }
 
 void
-vl_sessions_set_krbd(VlSessions *sessions, GPtrArray *addrs)
+vl_sessions_set_krbd(VlSessions *sessions, const GPtrArray *addrs)
 {
     g_mutex_lock(&sessions->lock);
-    g_clear_pointer(&sessions->krbd, g_ptr_array_unref);
-    sessions->krbd = vl_addrs_copy(addrs);
+    if (!sessions->krbd || !vl_addrs_equal(sessions->krbd, addrs)) {
+        GHashTableIter iter;
+        gpointer value;
+        g_hash_table_iter_init(&iter, sessions->table);
+        while (g_hash_table_iter_next(&iter, NULL, &value))
+            ((Session *)value)->republish = sessions->krbd || addrs->len;
+        g_clear_pointer(&sessions->krbd, g_ptr_array_unref);
+        sessions->krbd = vl_addrs_copy(addrs);
+    }
     g_mutex_unlock(&sessions->lock);
 }
 

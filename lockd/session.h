@@ -63,8 +63,9 @@ void vl_session_info_clear(VlSessionInfo *info);
 GArray *vl_sessions_list(VlSessions *sessions); /* of VlSessionInfo */
 const char *vl_session_state_name(VlSessionState state);
 
-/* Addresses of kernel clients of this host, published and never fenced (R14). */
-void vl_sessions_set_krbd(VlSessions *sessions, GPtrArray *addrs);
+/* Addresses of shared kernel clients of this host, never fenced (R14): published with the next renewal when they differ
+ * from what is published. */
+void vl_sessions_set_krbd(VlSessions *sessions, const GPtrArray *addrs);
 
 /* Ends all threads. With leases left the object stays and `grace_s` of silence is announced; without any
  * it is closed. Other threads may still ask for numbers afterwards. */

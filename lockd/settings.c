@@ -102,6 +102,11 @@ settings_check_plugin(const VlSettings *settings, GError **error)
         vl_set_error(error, VL_ERR_CONFIG, "%s", reason);
         return FALSE;
     }
+    if (socket && !g_str_equal(socket, settings->socket)) {
+        vl_set_error(error, VL_ERR_CONFIG, "socket is \"%s\" here, but \"%s\" in %s: the plugin would never find this daemon",
+                     settings->socket, socket, settings->plugin_conf);
+        return FALSE;
+    }
     if (timeout <= settings->takeover_wait + 5) {
         vl_set_error(error, VL_ERR_CONFIG,
                      "takeover_wait is %u s but the plugin gives up after %u s: set timeout in %s to at "

@@ -36,6 +36,7 @@ struct VlVm {
     gint64 exited_at;   /* vl_clock_now() when the exit was noticed; 0 = not yet */
     gboolean late_exit; /* its clients were not looked at when it exited, but later: always fence (R5) */
     char *unleased;     /* why a disk attached to it has no lease, or NULL: it may not be resumed so */
+    gboolean migrating; /* libvirt was seen migrating it to another host */
     gboolean leftover;  /* a detached image is still open in QEMU */
     gint audit_soon;    /* atomic: another host's claim stands in a record of ours; see what becomes of it */
     gint rescan;        /* atomic: 0 idle, 1 a rescan is under way, 2 and another is wanted */

@@ -466,27 +466,28 @@ op_challenge(VlPlace *place, const char *name, GBytes *payload, guint timeout_s,
 {
     FakeStore *store = store_of(place);
     GError *local = NULL;
-    GBytes *ack = NULL;
     begin(store, FAKE_CHALLENGE, name);
     FakeHost *host = fake_host_find(store, place, name);
-    (void)fails_before(fault_for(store, FAKE_CHALLENGE, name), name, &local);
+    gboolean failed = fails_before(fault_for(store, FAKE_CHALLENGE, name), name, &local);
     note_host(store, host, local, "challenge", name);
-    FakeAnswerFunc answer = host ? host->answer : NULL;
-    gpointer answer_opaque = host ? host->answer_opaque : NULL;
-    VlChallengeFunc func = host && !host->watch_broken ? host->func : NULL;
-    gpointer func_opaque = host ? host->func_opaque : NULL;
+    FakeHost asked = host ? *host : (FakeHost){0};
     void (*pass)(gint64, gpointer) = store->sleep;
     end(store);
-    ret->anybody = answer || func;
-    if (!local && answer)
-        ack = answer(place, name, payload, answer_opaque);
-    else if (!local && func)
-        ack = func(place, payload, func_opaque);
-    if (!local && ret->anybody && !ack && pass)
-        pass((gint64)timeout_s * G_USEC_PER_SEC, store->sleep_opaque);
     ret->acks = g_ptr_array_new_with_free_func((GDestroyNotify)g_bytes_unref);
-    if (ack)
-        g_ptr_array_add(ret->acks, ack);
+    for (guint i = 0; i < G_N_ELEMENTS(asked.answer) && !failed; i++) {
+        GBytes *ack = asked.answer[i] ? asked.answer[i](place, name, payload, asked.answer_opaque[i]) : NULL;
+        ret->anybody = ret->anybody || asked.answer[i];
+        if (ack)
+            g_ptr_array_add(ret->acks, ack);
+    }
+    if (!failed && asked.func && !asked.watch_broken) {
+        GBytes *ack = asked.func(place, payload, asked.func_opaque);
+        ret->anybody = TRUE;
+        if (ack)
+            g_ptr_array_add(ret->acks, ack);
+    }
+    if (ret->anybody && !ret->acks->len && pass)
+        pass((gint64)timeout_s * G_USEC_PER_SEC, store->sleep_opaque);
     if (local)
         g_propagate_error(error, local);
     return !local;

@@ -83,6 +83,8 @@ VlIdentity *fake_host_get(FakeStore *store, VlPlace *place, const char *host); /
 guint64 fake_host_counter(FakeStore *store, VlPlace *place, const char *host);
 void fake_host_beat(FakeStore *store, VlPlace *place, const char *host);
 void fake_host_answer(FakeStore *store, VlPlace *place, const char *host, FakeAnswerFunc func, gpointer opaque);
+/* A second watch of the same object, e.g. two daemons of one identity. */
+void fake_host_answer_too(FakeStore *store, VlPlace *place, const char *host, FakeAnswerFunc func, gpointer opaque);
 gboolean fake_host_watched(FakeStore *store, VlPlace *place, const char *host); /* by the daemon under test */
 void fake_host_break_watch(FakeStore *store, VlPlace *place, const char *host);
 /* Volume keys in the index, sorted, with commas. */

@@ -434,8 +434,17 @@ void
 fake_host_answer(FakeStore *store, VlPlace *place, const char *name, FakeAnswerFunc func, gpointer opaque)
 {
     FakeHost *host = host_begin(store, place, name);
-    host->answer = func;
-    host->answer_opaque = opaque;
+    host->answer[0] = func;
+    host->answer_opaque[0] = opaque;
+    host_end(store);
+}
+
+void
+fake_host_answer_too(FakeStore *store, VlPlace *place, const char *name, FakeAnswerFunc func, gpointer opaque)
+{
+    FakeHost *host = host_begin(store, place, name);
+    host->answer[1] = func;
+    host->answer_opaque[1] = opaque;
     host_end(store);
 }
 

@@ -17,8 +17,8 @@ typedef struct {
 typedef struct {
     GBytes *identity; /* NULL: no session object */
     guint64 counter;
-    FakeAnswerFunc answer; /* another host's daemon */
-    gpointer answer_opaque;
+    FakeAnswerFunc answer[2]; /* another host's daemon, and a second one */
+    gpointer answer_opaque[2];
     VlChallengeFunc func; /* the daemon under test */
     gpointer func_opaque;
     gboolean watch_broken;

@@ -300,13 +300,21 @@ remove_tree(const char *path)
 }
 
 void
+world_finish_jobs(World *world)
+{
+    GThreadPool *jobs = g_steal_pointer(&world->daemon->jobs);
+    if (jobs)
+        g_thread_pool_free(jobs, FALSE, TRUE);
+}
+
+void
 world_free(World *world)
 {
     VlDaemon *daemon = world->daemon;
     world_thaw(world);
     fake_hook(world->store, NULL, NULL);
     g_atomic_int_set(&daemon->stopping, 1);
-    g_thread_pool_free(daemon->jobs, FALSE, TRUE);
+    world_finish_jobs(world);
     if (daemon->sessions) {
         vl_sessions_stop(daemon->sessions, FALSE, 0);
         vl_sessions_free(daemon->sessions);

@@ -45,6 +45,9 @@ World *world_new(gboolean threads);
 void world_free(World *world);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(World, world_free)
 
+/* Returns when all background jobs have ended; there can be no new ones afterwards. */
+void world_finish_jobs(World *world);
+
 /* ---- time ---- */
 
 double world_seconds(World *world); /* since the beginning */

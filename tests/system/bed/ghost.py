@@ -117,7 +117,7 @@ class Ghost:
 
 
 class Answerer:
-    """Watches the session object of a host and acknowledges every challenge with reply(question text) -> bytes: an impostor, or a daemon
+    """Watches the session object of a host and acknowledges every challenge with reply(question) -> bytes, or None for silence: an impostor, or a daemon
     of another version. python-rados can only acknowledge with nothing, so this one is librados itself."""
 
     CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)
@@ -145,6 +145,8 @@ class Answerer:
     def _on_notify(self, _arg, notify_id, cookie, _notifier, data, length):
         self.asked += 1
         answer = self.reply(ctypes.string_at(data, length))
+        if answer is None:
+            return          # never acknowledged
         self.lib.rados_notify_ack(self.context, self.oid, ctypes.c_uint64(notify_id), ctypes.c_uint64(cookie), answer, len(answer))
 
     def close(self):
