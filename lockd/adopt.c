@@ -8,6 +8,7 @@
 #include "lockd/error.h"
 #include "lockd/free.h"
 #include "lockd/hold.h"
+#include "lockd/incoming.h"
 #include "lockd/procinfo.h"
 #include "lockd/register.h"
 #include "lockd/statusxml.h"
@@ -49,18 +50,57 @@ keep_token(VlVm *vm)
     }
 }
 
+/* An incoming migration goes on where the daemon left it: its leases are still the source's, or ours by now. */
+static gboolean
+take_adopted(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, GPtrArray *fresh, const VlCall *call, GError **error)
+{
+    g_autoptr(GPtrArray) rest = g_ptr_array_new();
+    gboolean incoming = domain->async_job && g_str_equal(domain->async_job, "migration in");
+    if (incoming && !vl_incoming_begin(daemon, vm, fresh, rest, call, error))
+        return FALSE;
+    return vl_take_all(daemon, vm, incoming ? rest : fresh, daemon->settings->takeover_wait, call, error);
+}
+
+/* What the records said before we came stays as it was: HELD keeps its token, which may be on its way in libvirt's migration
+ * state, and PARKED stays PARKED even if the XML still says running (the Release came first). A paused VM whose record
+ * says HELD stopped while no daemon ran: that is made up for now, because a migration's destination may be waiting for it
+ * (R17). TRUE: some lease is new to a running VM. */
+static gboolean
+restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const char *made_up_token)
+{
+    gboolean fresh = FALSE;
+    gboolean held = FALSE;
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        const VlHolder *holder = lease->state == VL_LEASE_PARKED ? vl_lease_holder(lease) : NULL;
+        if (!holder)
+            continue;
+        vm->migrating = vm->migrating || lease->record->heirs->len;
+        fresh = fresh || g_str_equal(holder->token, made_up_token);
+        if (holder->held)
+            vl_lease_set_state(lease, VL_LEASE_HELD, "held before");
+        held = held || holder->held;
+    }
+    if (domain->paused)
+        vl_park_all(daemon, vm);
+    else if (held)
+        vl_vm_set_running(vm, TRUE);
+    return fresh && !domain->paused;
+}
+
 static gboolean
 adopt_leases(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GError **error)
 {
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
+    g_autofree char *made_up_token = g_strdup(vm->token);
     if (!vl_disks_add(daemon, vm, domain, call, fresh, error))
         return FALSE;
     for (guint i = 0; i < fresh->len; i++)
         ((VlLease *)fresh->pdata[i])->open_already = TRUE;
-    if (!vl_take_all(daemon, vm, fresh, daemon->settings->takeover_wait, call, error))
+    if (!take_adopted(daemon, vm, domain, fresh, call, error))
         return FALSE;
     keep_token(vm);
-    return domain->paused || vl_hold_all(daemon, vm, call, error);
+    return !restore_states(daemon, vm, domain, made_up_token) || vl_hold_all(daemon, vm, call, error);
 }
 
 static gboolean

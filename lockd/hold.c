@@ -5,7 +5,9 @@
 #include "lockd/fault.h"
 #include "lockd/judge.h"
 #include "lockd/procinfo.h"
+#include "lockd/rules.h"
 #include "lockd/take.h"
+#include "lockd/takeover.h"
 
 #define STEP_S 6
 #define ADDRESS_WAIT_S 3.0
@@ -77,29 +79,67 @@ refresh_addrs(VlVm *vm, VlTake *take, GPtrArray *addrs, GError **error)
 static gboolean
 may_come_back(VlVm *vm, const VlRecord *record)
 {
-    return record->previous && vl_incarnation_equal(&record->previous->who, &vm->who) && record->holders->len == 1 &&
+    return vl_rules_is_previous(record, &vm->who) && record->holders->len == 1 &&
            g_str_equal(((VlHolder *)record->holders->pdata[0])->who.uuid, vm->who.uuid);
 }
 
-static gboolean
-record_still_ours(VlVm *vm, VlTake *take, gint64 back_until, GError **error)
+static void
+refuse_stale(const VlTake *take, const char *advice, GError **error)
 {
-    if (!vl_record_find(take->record, &vm->who)) {
-        if (may_come_back(vm, take->record) && vl_clock_now() < back_until) {
-            vl_set_error(error, VL_ERR_CHANGED, "%s: waiting whether the destination of the migration gives it back",
-                         take->lease->volume->display);
-            return FALSE;
-        }
-        const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
-        g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("free now");
-        vl_lease_set_state(take->lease, VL_LEASE_LOST, "the record does not name this process");
-        vl_set_error(error, VL_ERR_STALE,
-                     "%s ran elsewhere since this VM had it (%s): its memory here is stale and it may not go on. Destroy it "
-                     "here",
-                     take->lease->volume->display, who);
+    const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
+    g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("free now");
+    vl_set_error(error, VL_ERR_STALE, "%s ran elsewhere since this VM had it (%s): its memory here is stale and it may not go on. %s",
+                 take->lease->volume->display, who, advice);
+}
+
+/* The destination's host may be dead: then nobody gives the lease back, and we take it back ourselves, fencing that host's
+ * clients first, if the image's exclusive lock shows that the VM never wrote there. */
+static gboolean
+take_back(VlDaemon *daemon, VlVm *vm, VlTake *take, gint64 back_until, const VlCall *call, GError **error)
+{
+    VlPatience patience = {.wait_s = daemon->settings->takeover_wait, .began = vl_clock_now(), .call = call};
+    g_autoptr(GPtrArray) one = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
+    VlTake *back = vl_take_new(take->lease);
+    g_autoptr(GError) local = NULL;
+    g_ptr_array_add(one, back);
+    if (!vl_take_look(one, VL_LOOK_ALL, vl_call_within(call, STEP_S), error))
+        return FALSE;
+    if (!may_come_back(vm, back->record)) {
+        vl_set_error(error, VL_ERR_CHANGED, "%s: its lease changed hands", take->lease->volume->display);
         return FALSE;
     }
-    return TRUE;
+    back->give_back = TRUE;
+    back->step = VL_TAKE_BLOCKED;
+    g_ptr_array_add(back->blockers, back->record->holders->pdata[0]);
+    if (!vl_judge_blockers(daemon, one, &patience, &local)) {
+        if (vl_error_code(local) != VL_ERR_HELD) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        if (vl_clock_now() < back_until)
+            vl_set_error(error, VL_ERR_CHANGED, "%s: waiting whether the destination of the migration gives it back",
+                         take->lease->volume->display);
+        else
+            refuse_stale(take, "Destroy it here, unless the VM over there never ran and ends: then resume it", error);
+        return FALSE;
+    }
+    if (!vl_takeover(daemon, vm, one, call, error))
+        return FALSE;
+    g_message("%s: taken back from the dead destination of the migration, where the VM never wrote", take->lease->volume->display);
+    vl_set_error(error, VL_ERR_CHANGED, "%s: taken back", take->lease->volume->display);
+    return FALSE; /* the next attempt finds it ours */
+}
+
+static gboolean
+record_still_ours(VlDaemon *daemon, VlVm *vm, VlTake *take, gint64 back_until, const VlCall *call, GError **error)
+{
+    if (vl_record_find(take->record, &vm->who))
+        return TRUE;
+    if (may_come_back(vm, take->record))
+        return take_back(daemon, vm, take, back_until, call, error);
+    vl_lease_set_state(take->lease, VL_LEASE_LOST, "the record does not name this process");
+    refuse_stale(take, "Destroy it here", error);
+    return FALSE;
 }
 
 static gboolean
@@ -120,6 +160,7 @@ write_held(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, GErr
         holder->session = vl_sessions_number(daemon->sessions, take->lease->volume->place);
         g_free(holder->token);
         holder->token = g_strdup(token);
+        g_ptr_array_set_size(next[i]->heirs, 0); /* the CPUs run on here: a migration to elsewhere has failed */
         for (guint k = 0; k < take->set->len; k++)
             vl_addrs_add(holder->addrs, take->set->pdata[k]);
     }
@@ -141,7 +182,7 @@ hold_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, gboolean reread, gint
         VlTake *take = takes->pdata[i];
         if (reread) {
             VlPatience patience = {.wait_s = daemon->settings->takeover_wait, .began = vl_clock_now(), .call = call};
-            if (!record_still_ours(vm, take, back_until, error) || !vl_judge_claim(daemon, take, &patience, error))
+            if (!record_still_ours(daemon, vm, take, back_until, call, error) || !vl_judge_claim(daemon, take, &patience, error))
                 return FALSE;
             /* A claim that was judged dead is struck by our write. */
             g_autoptr(VlRecord) struck = vl_record_copy(take->record);
@@ -202,7 +243,8 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
             return FALSE;
         }
     }
-    g_autofree char *token = vl_random_id();
+    /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them. */
+    g_autofree char *token = takes->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
     if (takes->len && !hold_takes(daemon, vm, takes, token, call, error))
         return FALSE;
     for (guint i = 0; i < takes->len; i++) {
@@ -215,9 +257,8 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
         vm->token = g_steal_pointer(&token);
     }
     vm->ever_held = TRUE;
-    vl_vms_lock(vm->vms);
-    vm->running = TRUE;
-    vl_vms_unlock(vm->vms);
+    VL_FAULT("after-hold");
+    vl_vm_set_running(vm, TRUE);
     return TRUE;
 }
 
@@ -277,9 +318,7 @@ vl_park_all(VlDaemon *daemon, VlVm *vm)
         lease->unwritten = TRUE;
         any = TRUE;
     }
-    vl_vms_lock(vm->vms);
-    vm->running = FALSE;
-    vl_vms_unlock(vm->vms);
+    vl_vm_set_running(vm, FALSE);
     if (any)
         vl_daemon_run(daemon, park_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
 }

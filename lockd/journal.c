@@ -59,7 +59,15 @@ add_int(JsonBuilder *builder, const char *member, gint64 value)
 static char *
 get_string(JsonObject *object, const char *member)
 {
-    return g_strdup(json_object_get_string_member_with_default(object, member, NULL));
+    JsonNode *node = json_object_get_member(object, member);
+    return node && JSON_NODE_HOLDS_VALUE(node) ? g_strdup(json_node_get_string(node)) : NULL;
+}
+
+static gint64
+get_int(JsonObject *object, const char *member, gint64 otherwise)
+{
+    JsonNode *node = json_object_get_member(object, member);
+    return node && JSON_NODE_HOLDS_VALUE(node) ? json_node_get_int(node) : otherwise;
 }
 
 /* ---- boots ---- */
@@ -240,7 +248,7 @@ static struct vl_volume_spec *
 read_spec(JsonObject *object)
 {
     struct vl_volume_spec *spec = g_new0(struct vl_volume_spec, 1);
-    spec->kind = (enum vl_volume_kind)json_object_get_int_member_with_default(object, "kind", VL_VOLUME_OTHER);
+    spec->kind = (enum vl_volume_kind)get_int(object, "kind", VL_VOLUME_OTHER);
     spec->pool = get_string(object, "pool");
     spec->ns = get_string(object, "ns");
     spec->image = get_string(object, "image");
@@ -250,7 +258,7 @@ read_spec(JsonObject *object)
     spec->fsid = get_string(object, "fsid");
     spec->pool_id = get_string(object, "pool_id");
     spec->image_id = get_string(object, "image_id");
-    spec->krbd = json_object_get_int_member_with_default(object, "krbd", 0) != 0;
+    spec->krbd = get_int(object, "krbd", 0) != 0;
     return spec;
 }
 
@@ -262,12 +270,12 @@ read_vm(JsonObject *object)
     vm->who.host = get_string(object, "host");
     vm->who.boot = get_string(object, "boot");
     vm->who.uuid = get_string(object, "uuid");
-    vm->who.pid = json_object_get_int_member_with_default(object, "pid", 0);
-    vm->who.start = (guint64)json_object_get_int_member_with_default(object, "start", 0);
+    vm->who.pid = get_int(object, "pid", 0);
+    vm->who.start = (guint64)get_int(object, "start", 0);
     vm->name = get_string(object, "name");
     vm->uri = get_string(object, "uri");
-    vm->action = (int)json_object_get_int_member_with_default(object, "action", 0);
-    vm->ever_held = json_object_get_int_member_with_default(object, "ever_held", 1) != 0;
+    vm->action = (int)get_int(object, "action", 0);
+    vm->ever_held = get_int(object, "ever_held", 1) != 0;
     JsonNode *node = json_object_get_member(object, "volumes");
     JsonArray *volumes = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; volumes && i < json_array_get_length(volumes); i++) {

@@ -315,16 +315,19 @@ session_beat(Session *session)
             return;
         }
     }
-    if (!session_watch(session, &error)) {
-        session_failed(session, error);
-        return;
-    }
+    /* Deaf is not dead: a counter that moves is answer enough, so a watch that cannot be set does not stop it. */
+    g_autoptr(GError) deaf = NULL;
+    gboolean watched = session_watch(session, &deaf);
     gint64 sent = vl_clock_now();
     if (session_republish(session, &error) &&
         ops(session)->session_renew(session->place, session->all->host->id, session->identity, session->counter + 1,
                                     vl_deadline_in(RENEW_DEADLINE_S), &error)) {
         session->counter++;
         session_renewed(session, sent);
+        if (!watched) {
+            g_warning("session in %s: renewed, but challenges do not reach this host: %s", session->place->display, deaf->message);
+            session_note(session, VL_SESSION_UP, deaf);
+        }
     } else if (vl_error_code(error) == VL_ERR_CHANGED || vl_error_code(error) == VL_ERR_MISSING) {
         session_refused(session, error);
         session->hurry = TRUE;

@@ -19,6 +19,7 @@ typedef struct {
     VlVerdict *claimant;  /* verdict on the claimant, if there is a dead claim of another host */
     GPtrArray *dead_ips, *never;
     gboolean dead_foreign_owner;
+    gboolean give_back;   /* ours until a migration handed it to a host that died: only if that one never wrote (R1) */
     GPtrArray *set;       /* addresses to fence */
     char *claim_id;
     VlRecord *claimed;    /* the record with our claim in it */

@@ -338,6 +338,33 @@ step_fence(Takeover *t, GError **error)
     return TRUE;
 }
 
+/* On a shared volume the lock goes to and fro between all holders; those who are not taken from keep it (R13). */
+static gboolean
+of_a_survivor(const VlTake *take, const char *addr)
+{
+    for (guint i = 0; i < take->record->holders->len; i++) {
+        const VlHolder *holder = take->record->holders->pdata[i];
+        if (vl_addrs_has(holder->addrs, addr) && !g_ptr_array_find(take->blockers, holder, NULL))
+            return TRUE;
+    }
+    return FALSE;
+}
+
+/* Behind the barrier nothing of the dead destination arrives any more; had it ever written, the exclusive lock would not be
+ * with the source. */
+static gboolean
+check_never_wrote(const VlTake *take, const VlLook *look, GError **error)
+{
+    const VlHolder *previous = take->claimed->previous;
+    if (previous && look->owner && look->owner->managed && vl_addrs_has(previous->addrs, look->owner->addr))
+        return TRUE;
+    vl_set_error(error, VL_ERR_STALE,
+                 "%s: the destination of the migration is dead, and it cannot be shown that the VM never ran there: its memory here "
+                 "is stale and it may not go on. Destroy it here",
+                 take->lease->volume->display);
+    return FALSE;
+}
+
 /* What is seen after the barrier must be our claim, and nobody but the fenced. */
 static gboolean
 check_and_break(Takeover *t, VlTake *take, VlLook *look, GError **error)
@@ -347,10 +374,12 @@ check_and_break(Takeover *t, VlTake *take, VlLook *look, GError **error)
         vl_set_error(error, VL_ERR_CHANGED, "%s: another host went ahead with its takeover", name);
         return FALSE;
     }
+    if (take->give_back)
+        return check_never_wrote(take, look, error);
     if (!look->owner)
         return TRUE;
     if (!vl_addrs_has(take->set, look->owner->addr)) {
-        if (t->daemon->settings->foreign_users == VL_FOREIGN_IGNORE)
+        if (t->daemon->settings->foreign_users == VL_FOREIGN_IGNORE || of_a_survivor(take, look->owner->addr))
             return TRUE;
         vl_set_error(error, VL_ERR_FENCE,
                      "%s: after fencing, its exclusive lock is owned by %s (%s), which is not a client of the dead "
@@ -386,7 +415,10 @@ step_grant(Takeover *t, GError **error)
     g_autofree VlRecord **next = g_new0(VlRecord *, n);
     for (guint i = 0; i < n; i++) {
         VlTake *take = take_at(t, i);
-        if (t->vm) {
+        if (take->give_back) {
+            next[i] = vl_rules_given_back(take->claimed, &((VlHolder *)take->blockers->pdata[0])->who);
+            g_clear_pointer(&next[i]->claim, vl_claim_free);
+        } else if (t->vm) {
             g_autoptr(VlHolder) holder = vl_take_holder(t->daemon, t->vm, take->lease->volume->place);
             next[i] = vl_rules_granted(take->claimed, holder, take->lease->shared, take->blockers);
         } else {

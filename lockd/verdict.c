@@ -256,7 +256,13 @@ shared_run(VlVerdicts *verdicts, Shared *shared)
                                   &error);
     if (!dead && vl_error_code(error) == VL_ERR_HELD)
         g_clear_error(&error);
+    g_message("host %s, %s: %s after %.1f s", shared->host, shared->place->display,
+              dead    ? "silent, taken for dead"
+              : error ? "no verdict"
+                      : "alive",
+              (double)(vl_clock_now() - shared->began) / G_USEC_PER_SEC);
 
+    /* Whoever waits may end everything as soon as the lock is released. */
     g_mutex_lock(&verdicts->lock);
     shared->dead = dead;
     shared->seen = seen;
@@ -272,11 +278,6 @@ shared_run(VlVerdicts *verdicts, Shared *shared)
     g_hash_table_remove(verdicts->running, key);
     g_cond_broadcast(&verdicts->changed);
     g_mutex_unlock(&verdicts->lock);
-    g_message("host %s, %s: %s after %.1f s", shared->host, shared->place->display,
-              dead            ? "silent, taken for dead"
-              : shared->error ? "no verdict"
-                              : "alive",
-              (double)(vl_clock_now() - shared->began) / G_USEC_PER_SEC);
 }
 
 typedef struct {

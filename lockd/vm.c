@@ -191,6 +191,14 @@ vl_vm_find_lease(VlVm *vm, const char *volume_key)
 }
 
 void
+vl_vm_set_running(VlVm *vm, gboolean running)
+{
+    vl_vms_lock(vm->vms);
+    vm->running = running;
+    vl_vms_unlock(vm->vms);
+}
+
+void
 vl_vm_add_reader(VlVm *vm, VlVolume *volume)
 {
     gboolean known = FALSE;

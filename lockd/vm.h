@@ -66,6 +66,7 @@ guint vl_vms_count_leases(VlVms *vms);
 void vl_vm_add_lease(VlVm *vm, VlLease *lease);
 void vl_vm_drop_lease(VlVm *vm, VlLease *lease); /* frees it */
 VlLease *vl_vm_find_lease(VlVm *vm, const char *volume_key);
+void vl_vm_set_running(VlVm *vm, gboolean running);
 void vl_vm_add_reader(VlVm *vm, VlVolume *volume);
 /* A living VM of this host has the volume as a readonly disk. */
 gboolean vl_vms_has_reader(VlVms *vms, const char *volume_key);

@@ -10,11 +10,10 @@ WATCHED_S = 8
 
 def test_frozen_taken_over_and_thawed(hosts, vm, cluster):
     a, b = hosts
-    guest, bystander = vm(), vm()
-    guest.start(a)
-    bystander.start(a)
-    bystander.wait_writing(a)
-    guest.wait_writing(a)
+    guest, idle, bystander = vm(), vm(), vm()
+    for one in (guest, idle, bystander):
+        one.start(a)
+        one.wait_writing(a)
     old = guest.identity
     held = [(lease["epoch"], lease["addrs"]) for lease in listed(a, bystander)]
     with DiskWatch(guest) as disk:
@@ -22,11 +21,14 @@ def test_frozen_taken_over_and_thawed(hosts, vm, cluster):
         a.freeze()
         guest.start(b)
         guest.wait_writing(b)
+        idle.mode = "idle"      # there it does not write, so whatever appears on its disk is A's
+        idle.start(b)
+        last = idle.record()
         assert disk.writers() == [old, guest.identity]
         fenced = cluster.blocklist()
         a.thaw()
-        wait_until(lambda: states(a, guest) == ["lost"], 15, "A's virtleased notices")
-        holds_for(lambda: disk.writers() == [old, guest.identity], WATCHED_S, "no write of A's guest")
+        wait_until(lambda: states(a, guest) == states(a, idle) == ["lost"], 15, "A's virtleased notices")
+        holds_for(lambda: disk.writers() == [old, guest.identity] and idle.record() == last, WATCHED_S, "no write of A's guests")
         assert len(disk.seen) > 50
     log = log_of(a)
     assert "LOST" in log and guest.name in log and guest.disks[0].image in log

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from bed.attempt import Attempt
-from bed.checks import clients, kill_pid, lease_states, log_of, only_writer, starting_child, wait_awake, wait_states
+from bed.checks import clients, kill_pid, lease_states, log_of, only_writer, starting_child, wait_awake, wait_log, wait_states
 from bed.fault import FAULT_ENV, Faults
 from bed.ghost import Answerer, Ghost, read_record, write_record
 from bed.wait import holds_for, wait_until
@@ -91,6 +91,8 @@ def test_r21_a_daemon_whose_main_loop_hangs_is_silent(hosts, running, cluster):
     faults = Faults(a)
     faults.arm("main-loop")
     faults.await_hit("main-loop")
+    Attempt(running, b).fails(a.name, "alive")          # a hiccup is no death
+    wait_log(a, "not renewed, the main loop does not answer")
     only_writer(Attempt(running, b).succeeds())
     assert set(cluster.blocklist()) == victims
     faults.release("main-loop")

@@ -7,36 +7,15 @@ Each time: at most one QEMU writes, somebody can run the VM afterwards without a
 import pytest
 
 from bed.attempt import Attempt
+from bed.checks import clients, lease_states, log_of, only_writer, wait_awake
 from bed.fault import FAULT_ENV, Faults
 from bed.ghost import read_record
-from bed.wait import holds_for, wait_until
+from bed.wait import wait_until
 
 DEAD_AFTER_S = 4
 ENOUGH_S = 30       # two windows of silence, one after the other, and two slow starts
 
 pytestmark = pytest.mark.bed(conf={"dead_after": DEAD_AFTER_S}, env=FAULT_ENV)
-
-
-def clients(cluster, guest):
-    return set(cluster.images.watchers(guest.disks[0].image))
-
-
-def lease_states(host):
-    return [lease["state"] for lease in host.ctl("list")["leases"]]
-
-
-def wait_awake(host):
-    """Until its daemon has renewed its session after a freeze."""
-    wait_until(lambda: host.ctl("status")["sessions"][0]["state"] == "live" and
-               host.ctl("status")["sessions"][0]["silent_ms"] < 2000, 15, f"{host.name} is awake")
-
-
-def only_writer(guest, seconds=2.0):
-    """Nobody but this incarnation writes for a while, and it does."""
-    guest.wait_writing()
-    before = guest.counter()
-    holds_for(lambda: guest.record().identity == guest.identity, seconds, f"only {guest.identity} writes")
-    assert guest.counter() > before
 
 
 def starts(guest, host, timeout=ENOUGH_S):
@@ -109,7 +88,7 @@ def test_owner_wakes_after_the_fence(hosts, owner, cluster, frozen):
     only_writer(attempt.succeeds())
     assert set(cluster.blocklist()) == victims
     wait_until(lambda: a.domain_state(owner.name) != "running", 10, "A's VM stops")
-    assert "LOST" in a.virtleased.log.read_text()
+    assert "LOST" in log_of(a)
 
 
 def test_owner_replaced_between_the_two_reads(hosts, host_c, owner, cluster):
@@ -211,18 +190,19 @@ def test_claimant_pauses_after_its_verdict(hosts, host_c, owner, cluster):
     assert set(cluster.blocklist()) == victims
 
 
-def test_claimant_pauses_before_its_fence_and_another_finishes(hosts, host_c, owner, cluster):
-    """B, frozen after its claim, is dead for C, which takes the claim over. B wakes up: its claim is gone, so it fences nobody (its set
-    holds only the dead owner's clients anyway) and is refused."""
+@pytest.mark.parametrize("point", ["before-fence", "after-fence"])
+def test_claimant_pauses_and_another_finishes(hosts, host_c, owner, cluster, point):
+    """B, frozen after its claim, is dead for C, which takes the claim over. B wakes up: its claim is gone, so it fences nobody, breaks no
+    lock (that of C's QEMU by now) and is refused."""
     a, b = hosts
     victims = clients(cluster, owner)
     faults = Faults(b)
-    faults.arm("before-fence", "stop")
+    faults.arm(point, "stop")
     a.power_loss()
     attempt = Attempt(owner, b)
-    faults.await_hit("before-fence")
+    faults.await_hit(point)
     winner = starts(owner, host_c)
-    faults.release("before-fence")
+    faults.release(point)
     b.virtleased.thaw()
     attempt.fails(host_c.name)
     only_writer(winner)
@@ -248,10 +228,14 @@ def test_claimant_pauses_before_its_fence_and_the_owner_wakes(hosts, owner, clus
     assert lease_states(a) == ["held"]
 
 
-def test_two_claimants_at_once(hosts, host_c, owner, cluster):
-    """B and C have the same verdict at the same time: one claims, the other one is refused and fences nobody."""
+def test_two_claimants_at_once(hosts, host_c, vm, cluster):
+    """B and C have the same verdict at the same time, about a VM with three disks: one claims all, the other one is refused and fences
+    nobody."""
     a, b = hosts
-    victims = clients(cluster, owner)
+    owner = vm(disks=3)
+    owner.start(a)
+    owner.wait_writing(a)
+    victims = set().union(*(clients(cluster, owner, i) for i in range(3)))
     both = [(host, Faults(host)) for host in (b, host_c)]
     for _, faults in both:
         faults.arm("before-claim")

@@ -29,7 +29,7 @@ end(FakeStore *store)
     g_mutex_unlock(&store->lock);
 }
 
-static void
+static void G_GNUC_PRINTF(3, 4)
 note(FakeStore *store, const GError *error, const char *format, ...)
 {
     va_list args;

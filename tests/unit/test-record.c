@@ -271,13 +271,12 @@ test_around(void)
 static void
 test_deep(void)
 {
-    g_autofree char *brackets = g_strnfill(VL_RECORD_SIZE_MAX, '[');
-    assert_refused(brackets, "*");
-    g_autofree char *braces = g_malloc0(5 * 40000 + 1);
-    for (guint i = 0; i < 40000; i++)
-        memcpy(braces + 5 * i, "{\"a\":", 5);
-    assert_refused(braces, "*");
-    g_autofree char *inside = g_strconcat("{\"version\":1,\"x\":", brackets + 100, NULL);
+    g_autofree char *open = g_strnfill(120000, '[');
+    g_autofree char *shut = g_strnfill(120000, ']');
+    g_autofree char *inside = g_strconcat("{\"version\":1,\"x\":", open, shut, "}", NULL);
+    g_autofree char *alone = g_strconcat(open, shut, NULL);
+    assert_refused(open, "*");
+    assert_refused(alone, "*");
     assert_refused(inside, "*");
     /* Brackets inside strings are text. */
     g_autofree char *name = with("\"web1\"", "\"[[[[[[[[[[[[[[[[[[[[[[[[[[{{{{{{{{{{{{{{{{{{{{\\\"[[[\\\\\"");

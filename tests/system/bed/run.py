@@ -139,7 +139,10 @@ class World:
         atexit.register(self.close)
         self.bridge = self.registry.bridge
         self.free_addresses = list(range(SERVERS, 0, -1))
-        sh("ip", "link", "add", self.bridge, "type", "bridge")
+        # A MAC address of its own: else a bridge takes the lowest of its ports', and when that port goes (a host loses power) the other
+        # hosts send to an address that nobody has until ARP finds out, 5 s and more.
+        mac = f"02:76:6c:00:00:{self.registry.number:02x}"
+        sh("ip", "link", "add", self.bridge, "address", mac, "type", "bridge")
         sh("ip", "link", "set", self.bridge, "up")
 
     @staticmethod
