@@ -42,7 +42,7 @@ keep_token(VlVm *vm)
 {
     for (guint i = 0; i < vm->leases->len; i++) {
         const VlHolder *holder = vl_lease_holder(vm->leases->pdata[i]);
-        if (holder && *holder->token) {
+        if (holder && *holder->token && ((VlLease *)vm->leases->pdata[i])->kept) {
             g_free(vm->token);
             vm->token = g_strdup(holder->token);
             return;
@@ -66,7 +66,7 @@ take_adopted(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, GPtrArray *fres
  * says HELD stopped while no daemon ran: that is made up for now, because a migration's destination may be waiting for it
  * (R17). TRUE: some lease is new to a running VM. */
 static gboolean
-restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const char *made_up_token)
+restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
     gboolean fresh = FALSE;
     gboolean held = FALSE;
@@ -76,7 +76,7 @@ restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const char *m
         if (!holder)
             continue;
         vm->migrating = vm->migrating || lease->record->heirs->len;
-        fresh = fresh || g_str_equal(holder->token, made_up_token);
+        fresh = fresh || !lease->kept;
         if (holder->held)
             vl_lease_set_state(lease, VL_LEASE_HELD, "held before");
         held = held || holder->held;
@@ -92,7 +92,6 @@ static gboolean
 adopt_leases(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GError **error)
 {
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
-    g_autofree char *made_up_token = g_strdup(vm->token);
     if (!vl_disks_add(daemon, vm, domain, call, fresh, error))
         return FALSE;
     for (guint i = 0; i < fresh->len; i++)
@@ -100,7 +99,7 @@ adopt_leases(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
     if (!take_adopted(daemon, vm, domain, fresh, call, error))
         return FALSE;
     keep_token(vm);
-    return !restore_states(daemon, vm, domain, made_up_token) || vl_hold_all(daemon, vm, call, error);
+    return !restore_states(daemon, vm, domain) || vl_hold_all(daemon, vm, call, error);
 }
 
 static gboolean

@@ -170,6 +170,9 @@ find_remains(VlDaemon *daemon, VlVm *vm, VlTake *take)
      * other hosts out. */
     g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", FALSE);
     take->set = vl_addrs_new();
+    /* The source of a migration that died before its QEMU had closed the image: the destination's first write waits for its lock. */
+    if (!holder && vl_rules_is_previous(take->record, &vm->who))
+        holder = take->record->previous;
     if (!holder)
         return;
     for (guint i = 0; i < holder->addrs->len; i++)

@@ -204,6 +204,8 @@ hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, cons
     gint64 address_until = vl_deadline_in(ADDRESS_WAIT_S);
     gint64 back_until = vl_deadline_in(BACK_WAIT_S);
     gboolean reread = FALSE;
+    for (guint i = 0; i < takes->len && !reread; i++)
+        reread = !vl_lease_holder(((VlTake *)takes->pdata[i])->lease); /* handed to a migration's destination */
     g_autoptr(GError) last = NULL;
     for (;;) {
         g_autoptr(GError) local = NULL;

@@ -9,6 +9,7 @@
 
 #define TAKEOVER_WAIT_MARGIN_S 10
 #define PLUGIN_TIMEOUT_DEFAULT_S 40
+#define WATCH_TIMEOUT_S 30 /* osd_client_watch_timeout's default */
 #define MONTH_S (30 * 24 * 3600)
 
 static const char *const takeover_words[] = {"auto", "manual", NULL};
@@ -129,6 +130,12 @@ vl_settings_load(const char *path, gboolean must_exist, GError **error)
     }
     if (settings->takeover_wait == UINT_MAX)
         settings->takeover_wait = settings->dead_after + TAKEOVER_WAIT_MARGIN_S;
+    if (settings->takeover_watch == VL_WATCH_WAIT && settings->takeover_wait < WATCH_TIMEOUT_S + settings->dead_after) {
+        vl_set_error(error, VL_ERR_CONFIG,
+                     "%s: takeover_watch = \"wait\" needs a takeover_wait of at least %u: Ceph sees a dead client's watch for %d s",
+                     path, WATCH_TIMEOUT_S + settings->dead_after, WATCH_TIMEOUT_S);
+        return NULL;
+    }
     if (!settings_check_plugin(settings, error))
         return NULL;
     return g_steal_pointer(&settings);

@@ -138,9 +138,10 @@ place_set_io(SrbdPlace *place, SrbdIo *io)
 {
     SrbdStore *store = place->cluster->store;
     g_mutex_lock(&store->lock);
-    g_autoptr(SrbdIo) dropped = place->io;
+    SrbdIo *dropped = place->io;
     place->io = srbd_io_ref(io);
     g_mutex_unlock(&store->lock);
+    srbd_io_unref(dropped);
 }
 
 static SrbdIo *

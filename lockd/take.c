@@ -230,6 +230,32 @@ watches_gone(VlDaemon *daemon, GPtrArray *takes, const VlPatience *patience, GEr
     return TRUE;
 }
 
+/* Adoption: a record that names this running QEMU needs no judge; strangers on the image are the audit's business (a migration
+ * may be under way). */
+static void
+drop_kept(GPtrArray *takes)
+{
+    for (guint i = takes->len; i > 0; i--) {
+        VlTake *take = takes->pdata[i - 1];
+        if (take->step != VL_TAKE_OURS || !take->lease->open_already)
+            continue;
+        vl_lease_set_record(take->lease, take->look.record ? g_bytes_ref(take->look.record) : NULL, vl_record_copy(take->record));
+        vl_lease_set_state(take->lease, VL_LEASE_PARKED, "the record names this process already");
+        take->lease->kept = TRUE;
+        g_ptr_array_remove_index(takes, i - 1);
+    }
+}
+
+static GPtrArray *
+not_kept(GPtrArray *leases)
+{
+    GPtrArray *rest = g_ptr_array_new();
+    for (guint i = 0; i < leases->len; i++)
+        if (!((VlLease *)leases->pdata[i])->kept)
+            g_ptr_array_add(rest, leases->pdata[i]);
+    return rest;
+}
+
 static gboolean
 take_round(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, VlPatience *patience, GError **error)
 {
@@ -239,6 +265,7 @@ take_round(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, VlPatience *patience, G
         VlTake *take = takes->pdata[i];
         take->step = vl_rules_take(take->record, &vm->who, take->lease->shared, take->blockers);
     }
+    drop_kept(takes);
     if (!vl_judge_blockers(daemon, takes, patience, error))
         return FALSE;
     for (guint i = 0; i < takes->len; i++)
@@ -359,6 +386,7 @@ vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
         VL_FAULT("after-take");
         return TRUE;
     }
-    vl_free_leases(daemon, vm, leases, "not granted");
+    g_autoptr(GPtrArray) rest = not_kept(leases);
+    vl_free_leases(daemon, vm, rest, "not granted");
     return FALSE;
 }

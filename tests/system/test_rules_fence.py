@@ -169,7 +169,8 @@ def test_r12_a_dead_claim_never_fences_what_a_living_holder_recorded(host_a, ima
 
 
 def test_r13_of_a_shared_volume_only_the_dead_holders_addresses_are_fenced(host_a, image, cluster):
-    """The exclusive lock goes to and fro between all who share the image: its owner is not "the" holder, and keeps it."""
+    """The exclusive lock goes to and fro between all who share the image: its owner is not "the" holder, and keeps it.
+    `fence` used to fail here after its fence, because the lock was not owned by a client of the dead host."""
     spec = image()
     dead, living = Ghost(cluster, "dead", ips=[cluster.address]), Ghost(cluster, "living", alive=True)
     handle = cluster.rados()

@@ -74,7 +74,10 @@ def test_owner_wakes_before_the_fence(hosts, owner, cluster, frozen, point):
 
 @pytest.mark.parametrize("frozen", ["daemon", "host"])
 def test_owner_wakes_after_the_fence(hosts, owner, cluster, frozen):
-    """Too late: its clients are fenced, so B must get the lease, and A must say that it lost it."""
+    """Too late: its clients are fenced, so B must get the lease, and A must say that it lost it.
+
+    A's look after its silence finds B's claim and leaves it to B. It used to look again only after audit_interval, so that a fenced VM
+    went on for half a minute; now it looks every second while a claim stands."""
     a, b = hosts
     victims = clients(cluster, owner)
     faults = Faults(b)
@@ -137,7 +140,8 @@ def test_claimant_restarts(hosts, owner, cluster, point):
 
 @pytest.mark.parametrize("how, point", [("daemon", "after-claim"), ("power", "after-claim"), ("power", "after-fence")])
 def test_claimant_dies_and_another_host_takes_over(hosts, host_c, owner, cluster, how, point):
-    """C waits for both verdicts, on the owner and on the claimant, and takes the claim over with its set. One start is enough."""
+    """C waits for both verdicts, on the owner and on the claimant, and takes the claim over with its set. One start is enough,
+    because both windows pass at the same time: one after the other they would outlast takeover_wait at the default dead_after."""
     a, b = hosts
     victims = clients(cluster, owner)
     a.power_loss()

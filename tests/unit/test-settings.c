@@ -182,6 +182,7 @@ test_values(void)
     g_autoptr(GError) error = NULL;
     g_autoptr(VlSettings) settings = load_text("takeover = \"manual\"\n"
                                                "takeover_watch = \"wait\"\n"
+                                               "takeover_wait = 34\n"
                                                "foreign_users = \"ignore\"\n"
                                                "on_lease_lost = \"kill\"\n"
                                                "dead_after = 4\n"
@@ -195,7 +196,17 @@ test_values(void)
     g_assert_cmpint(settings->foreign_users, ==, VL_FOREIGN_IGNORE);
     g_assert_cmpint(settings->on_lease_lost, ==, VL_LOST_KILL);
     g_assert_true(settings->debug);
-    g_assert_cmpuint(settings->takeover_wait, ==, 14); /* follows dead_after */
+    g_assert_cmpuint(settings->takeover_wait, ==, 34);
+
+    g_autoptr(VlSettings) follows = load_text("dead_after = 4\nplugin_conf = \"" ABSENT "\"\n", &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(follows->takeover_wait, ==, 14);
+
+    /* shorter than Ceph needs to drop a dead client's watch: such a start could never succeed */
+    g_autoptr(VlSettings) never = load_text("takeover_watch = \"wait\"\nplugin_conf = \"" ABSENT "\"\n", &error);
+    g_assert_null(never);
+    g_assert_error(error, VL_ERROR, VL_ERR_CONFIG);
+    g_assert_true(strstr(error->message, "takeover_wait of at least 40") != NULL);
 }
 
 static void

@@ -3,7 +3,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 from .run import start_time
 from .wait import holds_for, wait_until
@@ -64,8 +63,3 @@ def kill_pid(pid, number=signal.SIGKILL):
 
 def is_gone(pid, started):
     return start_time(pid) != started
-
-
-def read_if_there(path):
-    path = Path(path)
-    return path.read_text() if path.exists() else ""

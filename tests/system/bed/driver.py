@@ -19,8 +19,8 @@ class Driver:
     def __init__(self, host):
         self.host = host
         with open(host.dir / "vldriver.log", "ab") as log:
-            self.process = subprocess.Popen(host.enter(VLDRIVER, PLUGIN_DIR / "virtlease.so"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=log, text=True, bufsize=1, env=environment())
+            self.process = subprocess.Popen(host.enter(VLDRIVER, PLUGIN_DIR / "virtlease.so"), stdin=subprocess.PIPE,
+                                            stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, env=environment())
         self.ok("init", "-")
 
     def ask(self, *words, timeout=45):

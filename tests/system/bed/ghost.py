@@ -117,10 +117,11 @@ class Ghost:
 
 
 class Answerer:
-    """Watches the session object of a host and acknowledges every challenge with reply(question) -> bytes, or None for silence: an impostor, or a daemon
-    of another version. python-rados can only acknowledge with nothing, so this one is librados itself."""
+    """Watches the session object of a host and acknowledges every challenge with reply(question) -> bytes, or None for silence: an
+    impostor, or a daemon of another version. python-rados can only acknowledge with nothing, so this one is librados itself."""
 
-    CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t)
+    CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p,
+                                ctypes.c_size_t)
     BROKEN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
 
     def __init__(self, cluster, host_id, reply, pool="rbd"):
