@@ -53,6 +53,16 @@ judge_local(VlDaemon *daemon, VlTake *take, VlHolder *holder, GError **error)
     return FALSE;
 }
 
+/* Until when a silent owner is waited for. A take that goes on for longer, because the storage was away, still asks:
+ * a living owner must be found out as soon as the storage answers. */
+static gint64
+verdict_deadline(const VlPatience *patience)
+{
+    gint64 until = patience->began + (gint64)patience->wait_s * G_USEC_PER_SEC;
+    gint64 ask = vl_clock_now() + (gint64)(CHALLENGE_ROOM_S * G_USEC_PER_SEC);
+    return MIN(patience->call->deadline, MAX(until, ask));
+}
+
 typedef struct {
     VlDaemon *daemon;
     VlTake *take;
@@ -113,12 +123,11 @@ static void
 inquests_add(GPtrArray *inquests, VlDaemon *daemon, VlTake *take, VlHolder *holder, const VlPatience *patience)
 {
     Inquest *inquest = g_new0(Inquest, 1);
-    double wait = MAX((double)patience->wait_s, CHALLENGE_ROOM_S);
     inquest->daemon = daemon;
     inquest->take = take;
     inquest->holder = holder;
     inquest->call = *patience->call;
-    inquest->call.deadline = MIN(patience->call->deadline, patience->began + (gint64)(wait * G_USEC_PER_SEC));
+    inquest->call.deadline = verdict_deadline(patience);
     inquest->verdict = g_new0(VlVerdict, 1);
     g_ptr_array_add(inquests, inquest);
 }
@@ -164,7 +173,7 @@ vl_judge_claim(VlDaemon *daemon, VlTake *take, const VlPatience *patience, GErro
                            .vm = claim->vm, .session = claim->session, .since = claim->since};
         VlAsk ask = {take->lease->volume->key, &holder.who, NULL};
         VlCall call = *patience->call;
-        call.deadline = MIN(call.deadline, patience->began + (gint64)MAX(patience->wait_s, 2) * G_USEC_PER_SEC);
+        call.deadline = verdict_deadline(patience);
         VlVerdict verdict = {0};
         gboolean ok = vl_verdict_get(daemon->verdicts, take->lease->volume->place, &ask, claim->session, &call, &verdict, error);
         kind = verdict.kind;

@@ -403,21 +403,6 @@ barrier_run(gpointer data)
     }
 }
 
-/* A client asks for a newer osdmap by itself only for operations older than objecter_timeout (10 s,
- * Objecter::tick), which ours never get: without this they would go on waiting for an OSD that the
- * map says is down long after it came back. */
-void
-srbd_conn_refresh(SrbdConn *conn)
-{
-    g_mutex_lock(&conn->barrier_lock);
-    if (!conn->barrier_running) {
-        conn->barrier_running = true;
-        conn->barrier_started++;
-        srbd_spawn(conn->store->threads, barrier_run, srbd_conn_ref(conn));
-    }
-    g_mutex_unlock(&conn->barrier_lock);
-}
-
 int
 srbd_conn_barrier(SrbdConn *conn, gint64 deadline)
 {

@@ -189,8 +189,6 @@ srbd_job_result(SrbdJob *job)
     bool done = job->done;
     int rc = done ? job->rc : SRBD_LATE - (int)ms;
     g_mutex_unlock(&job->wait->lock);
-    if (job->conn && (!done || rc == -ETIMEDOUT))
-        srbd_conn_refresh(job->conn);
     /* A write that was reported as failed must not be sent, or sent again, afterwards: what a read
      * by this client shows from now on is what is. rados_osd_op_timeout does the same (op_cancel).
      */

@@ -185,8 +185,6 @@ void srbd_conn_unref(SrbdConn *conn);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdConn, srbd_conn_unref)
 /* rados_wait_for_latest_osdmap() that begins after this call; at most one runs per connection. */
 int srbd_conn_barrier(SrbdConn *conn, gint64 deadline);
-/* Something was not answered in time: fetches the newest osdmap in the background. */
-void srbd_conn_refresh(SrbdConn *conn);
 
 /* --- store_rbd_place.c: pools and namespaces --- */
 
