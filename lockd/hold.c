@@ -11,7 +11,7 @@
 
 #define STEP_S 6
 #define ADDRESS_WAIT_S 3.0
-#define BACK_WAIT_S 10.0 /* for a failed migration's destination to be gone */
+#define BACK_WAIT_S 5.0 /* for a failed migration's destination to be gone */
 #define PARK_ATTEMPTS 5
 #define ADDRESS_POLL_US (100 * 1000)
 

@@ -56,6 +56,8 @@ static void
 remember_watchers(VlTake *take)
 {
     g_clear_pointer(&take->lease->baseline, g_ptr_array_unref);
+    if (take->lease->open_already)
+        return; /* adopted: its own client is among them */
     take->lease->baseline = vl_addrs_new();
     for (guint i = 0; i < take->look.watchers->len; i++)
         vl_addrs_add(take->lease->baseline, ((VlWatcher *)take->look.watchers->pdata[i])->addr);

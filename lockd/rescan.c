@@ -28,10 +28,10 @@ same_image(const struct vl_volume_spec *a, const struct vl_volume_spec *b)
 }
 
 static gboolean
-named(const VlDomain *domain, const VlLease *lease)
+named_in(const GPtrArray *disks, const VlLease *lease)
 {
-    for (guint i = 0; i < domain->disks->len; i++) {
-        const VlDisk *disk = domain->disks->pdata[i];
+    for (guint i = 0; i < disks->len; i++) {
+        const VlDisk *disk = disks->pdata[i];
         struct vl_volume_spec spec = {0};
         gboolean same = same_image(&disk->spec, &lease->spec);
         if (!same && disk->spec.kind == VL_VOLUME_FILE && vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
@@ -41,6 +41,12 @@ named(const VlDomain *domain, const VlLease *lease)
             return TRUE;
     }
     return FALSE;
+}
+
+static gboolean
+named(const VlDomain *domain, const VlLease *lease)
+{
+    return named_in(domain->disks, lease) || named_in(domain->backing, lease);
 }
 
 /* Closed: none of the clients we recorded watches the image any more. */

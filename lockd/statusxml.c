@@ -49,6 +49,7 @@ vl_domain_free(VlDomain *domain)
     g_free(domain->lockstate);
     g_free(domain->lock_failure);
     g_clear_pointer(&domain->disks, g_ptr_array_unref);
+    g_clear_pointer(&domain->backing, g_ptr_array_unref);
     g_free(domain);
 }
 
@@ -203,6 +204,20 @@ add_device_lease(VlDomain *domain, const xmlNode *node, GError **error)
     return TRUE;
 }
 
+/* The chain below a disk. What cannot be understood there is nothing that could have a lease. */
+static void
+add_backing(VlDomain *domain, const xmlNode *node)
+{
+    for (node = child(node, "backingStore"); node; node = child(node, "backingStore")) {
+        VlDisk *disk = g_new0(VlDisk, 1);
+        g_autofree char *type = attr(node, "type");
+        if (source_spec(type ? type : "file", child(node, "source"), disk, NULL) > 0)
+            g_ptr_array_add(domain->backing, disk);
+        else
+            disk_free(disk);
+    }
+}
+
 static gboolean
 add_disks(VlDomain *domain, const xmlNode *def, GError **error)
 {
@@ -216,6 +231,7 @@ add_disks(VlDomain *domain, const xmlNode *def, GError **error)
         if (!add_disk(domain, i, "driver", i, error) ||
             (mirror && !add_disk(domain, mirror, "format", i, error)))
             return FALSE;
+        add_backing(domain, i);
     }
     /* Firmware variables may be an RBD image too, written by QEMU like any disk; libvirt tells lock
      * drivers nothing of it. A plain file there belongs to one host and one VM. */
@@ -250,6 +266,7 @@ domain_from_root(const xmlNode *root, GError **error)
     }
     g_autoptr(VlDomain) domain = g_new0(VlDomain, 1);
     domain->disks = g_ptr_array_new_with_free_func(disk_free);
+    domain->backing = g_ptr_array_new_with_free_func(disk_free);
     g_autofree char *uuid = text_of(child(def, "uuid"));
     domain->name = text_of(child(def, "name"));
     domain->uuid = uuid ? g_ascii_strdown(g_strstrip(uuid), -1) : NULL;

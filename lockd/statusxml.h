@@ -43,6 +43,9 @@ typedef struct {
      * "volume:POOL/VOLUME", whose path libvirt knows but does not print: only the plugin's
      * resources tell it. */
     GPtrArray *disks;
+    /* Of VlDisk: what stands below a disk in its <backingStore>s. It gets no lease of its own, but one it had as the disk itself
+     * (before a snapshot) is kept: a block commit writes to it again. */
+    GPtrArray *backing;
 } VlDomain;
 
 void vl_domain_free(VlDomain *domain);

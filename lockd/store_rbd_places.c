@@ -126,9 +126,9 @@ scan_start(SrbdWait *wait, SrbdConn *conn, const char *pool)
     return job;
 }
 
-/* A pool that does not answer must not hide the others. */
+/* A pool that does not answer must not hide the others; *first gets its error. */
 static void
-scan_collect(ScanJob *job, GPtrArray *places)
+scan_collect(ScanJob *job, GPtrArray *places, GError **first)
 {
     int rc = srbd_job_result(&job->job);
     if (rc < 0) {
@@ -136,6 +136,8 @@ scan_collect(ScanJob *job, GPtrArray *places)
         /* job->pool was set before the job started, so it may be read even when the job is late. */
         srbd_error(&error, job->job.conn->store, rc, "pool %s is left out", job->pool);
         g_message("%s", error->message);
+        if (!*first)
+            *first = g_steal_pointer(&error);
         return;
     }
     for (guint i = 0; i < job->namespaces->len; i++)
@@ -163,8 +165,13 @@ srbd_places(VlStore *base, gint64 deadline, GError **error)
     for (char *name = list->names; *name; name += strlen(name) + 1)
         g_ptr_array_add(scans, scan_start(wait, conn, name));
     srbd_wait_until(wait, deadline);
-    GPtrArray *places = g_ptr_array_new();
+    g_autoptr(GPtrArray) places = g_ptr_array_new();
+    g_autoptr(GError) first = NULL;
     for (guint i = 0; i < scans->len; i++)
-        scan_collect(scans->pdata[i], places);
-    return places;
+        scan_collect(scans->pdata[i], places, &first);
+    if (places->len || !first)
+        return g_steal_pointer(&places);
+    /* "Nothing there" would be a guess: an HA manager must hear that it could not be told. */
+    g_propagate_error(error, g_steal_pointer(&first));
+    return NULL;
 }

@@ -12,8 +12,7 @@ from bed.vm import VM, Disk
 from bed.wait import Timeout, wait_until
 from place import note
 
-REPEAT = 3
-FENCED_DISKS = 8
+MANY_DISKS = 8
 POLL_S = 0.02
 TIMEOUT_S = 90
 NEVER_S = 60            # twice what librbd needs when it can
@@ -46,9 +45,9 @@ def start(vm, host, timeout=TIMEOUT_S):
     return {"create": created, "write": time.monotonic() - began}
 
 
-def plain_starts(case):
+def plain_starts(case, repeat):
     starts = []
-    for _ in range(REPEAT + 1):
+    for _ in range(repeat + 1):
         vm = case.new_vm()
         starts.append(start(vm, case.hosts[1]))
         vm.destroy(case.hosts[1])
@@ -105,23 +104,23 @@ def medians(measured):
     return result
 
 
-def run(place, repeat=REPEAT):
-    result = {"unit": "seconds"}
+def run(place, options):
+    cases = {}
     note("crash: plain starts without and with virtlease")
     ours, plain = Case(place, "ours", "virtlease"), Case(place, "plain", None)
-    result["plain start, no lock manager"] = medians(plain_starts(plain))
-    result["plain start, virtlease"] = medians(plain_starts(ours))
-    note(f"crash: power loss with virtlease, {repeat} times, host not known to be dead")
-    result["power loss, virtlease"] = medians(crashes(ours, repeat))
-    note(f"crash: the same after virtleasectl fence, 1 disk and {FENCED_DISKS}")
-    result["power loss, virtlease, fenced by hand"] = medians(crashes(ours, repeat, fence_first=True))
-    result[f"power loss, virtlease, fenced by hand, {FENCED_DISKS} disks"] = medians(crashes(ours, repeat, FENCED_DISKS, fence_first=True))
+    cases["no crash, no lock manager"] = medians(plain_starts(plain, options.repeat))
+    cases["no crash, virtlease"] = medians(plain_starts(ours, options.repeat))
+    note(f"crash: power loss with virtlease, {options.repeat} times")
+    cases["power loss, virtlease"] = medians(crashes(ours, options.repeat))
+    note(f"crash: the same with virtleasectl fence, 1 disk and {MANY_DISKS}")
+    cases["power loss, virtlease, host known dead"] = medians(crashes(ours, options.repeat, fence_first=True))
+    cases[f"power loss, virtlease, host known dead, {MANY_DISKS} disks"] = medians(crashes(ours, options.repeat, MANY_DISKS, fence_first=True))
     ours.close()
     note("crash: power loss without a lock manager (half a minute)")
-    result["power loss, no lock manager"] = medians(crashes(plain, 1))
+    cases["power loss, no lock manager"] = medians(crashes(plain, 1))
     plain.close()
     note(f"crash: the same with rbd_blocklist_expire_seconds = 3600 ({NEVER_S} s)")
     never = Case(place, "never", None, ["rbd_blocklist_expire_seconds = 3600"])
-    result["power loss, no lock manager, rbd_blocklist_expire_seconds=3600"] = crash_never(never)
+    cases["power loss, no lock manager, rbd_blocklist_expire_seconds = 3600"] = crash_never(never)
     never.close()
-    return result
+    return {"unit": "seconds", "cases": cases}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What virtlease costs the cluster while nothing happens, with one lease and with many.
 
-Counted by the OSD: every operation of anybody. The VMs are paused and their processes have no image open, so that all there is to count is
-virtleased's; QEMU itself sends one operation per open image every 5 s, with any lock manager or none. virtleased's own client says which
-of its operations were what.
+Counted by the OSD: every operation of anybody; and by virtleased's own cluster client, which knows what its operations are. The VMs are
+paused and their processes have no image open, so that all there is to count is virtleased's: QEMU sends one operation per open image every
+5 s, with any lock manager or none.
 """
 
 import time
@@ -31,22 +31,23 @@ def create_images(place, count):
 
 
 class Counters:
-    """Of the OSD and of virtleased's cluster client."""
+    """Of the OSD, and of virtleased's cluster client."""
 
     def __init__(self, place, host):
         self.osd_socket = place.cluster.dir / "osd.0.asok"
-        self.directory = host.path(CLIENT_SOCKETS)
+        self.client_sockets = host.path(CLIENT_SOCKETS)
 
     def read(self):
         osd = admin_socket(self.osd_socket, "perf dump")["osd"]
-        counts = {f"osd {key}": osd[key] for key in ("op", "op_w", "op_r", "op_rw")}
-        for path in self.directory.glob("*.asok"):
-            objecter = admin_socket(path, "perf dump")["objecter"]
-            for key in ("op_w", "op_r", "linger_ping"):
-                counts[f"client {key}"] = counts.get(f"client {key}", 0) + objecter[key]
+        counts = {"osd writes": osd["op_w"] + osd["op_rw"], "osd reads": osd["op_r"], "writes": 0, "reads": 0, "watch pings": 0}
+        for path in self.client_sockets.glob("*.asok"):
+            client = admin_socket(path, "perf dump")["objecter"]
+            counts["writes"] += client["op_w"] - client["linger_ping"]      # a ping counts as a write there, and as a read at the OSD
+            counts["reads"] += client["op_r"]
+            counts["watch pings"] += client["linger_ping"]
         return counts
 
-    def rate(self, seconds):
+    def rates(self, seconds):
         """Operations per second over the next seconds."""
         before, began = self.read(), time.monotonic()
         time.sleep(seconds)
@@ -61,9 +62,9 @@ def lease_all(host, driver, images):
     wait_until(lambda: len(host.ctl("list")["leases"]) >= len(images), 60, f"{len(images)} leases")
 
 
-def run(place, leases):
-    note(f"heartbeat: creating {leases} images")
-    images = create_images(place, leases)
+def run(place, options):
+    note(f"heartbeat: creating {options.leases} images")
+    images = create_images(place, options.leases)
     host = place.host(boot_only=True, ceph_conf=[f"admin socket = {CLIENT_SOCKETS}/$name.$pid.$cctid.asok"])
     host.path(CLIENT_SOCKETS).mkdir()
     host.start_virtleased()
@@ -71,13 +72,13 @@ def run(place, leases):
     counters = Counters(place, host)
     result = {"unit": "operations per second", "window": WINDOW_S}
     taken = 0
-    for wanted in (1, leases):
+    for key, wanted in (("few", 1), ("many", options.leases)):
         began = time.monotonic()
         lease_all(host, driver, images[taken:wanted])
         note(f"heartbeat: {wanted} lease(s), taken in {time.monotonic() - began:.1f} s; counting for {WINDOW_S} s")
         taken = wanted
         time.sleep(SETTLE_S)
-        result[f"{wanted} leases"] = counters.rate(WINDOW_S)
+        result[key] = {"leases": wanted, "rates": counters.rates(WINDOW_S)}
     driver.close()
     host.discard()
     return result

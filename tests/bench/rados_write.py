@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The yardstick: one plain RADOS write of 4 KiB, from the same host as what is measured against it.
+"""The yardstick: plain RADOS writes of 4 KiB, from the same host as what is measured against them.
 
-For every line on stdin: one write; its microseconds on stdout.
+For every line on stdin, which says how many: so many writes at once, each to an object of its own; microseconds until all are acknowledged
+on stdout.
 """
 
 import sys
@@ -17,9 +18,14 @@ def main():
     client.connect()
     context = client.open_ioctx("rbd")
     data = bytes(SIZE)
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        names = [f"bench.yardstick.{i}" for i in range(int(line))]
         began = time.perf_counter()
-        context.write_full("bench.yardstick", data)
+        if len(names) == 1:
+            context.write_full(names[0], data)
+        else:
+            for completion in [context.aio_write_full(name, data) for name in names]:
+                completion.wait_for_complete()
         print(f"{(time.perf_counter() - began) * 1e6:.0f}", flush=True)
 
 

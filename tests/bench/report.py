@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""From what was measured to tables (Markdown, as in docs/benchmarks.md) and to the aims that were missed."""
+
+CALL_AIM = 2.0          # park and resume of one disk: times one plain write
+DISKS_AIM = 1.5         # eight disks: times one disk
+BEAT_TOLERANCE = 1.1    # a renewal more or less falls into the window
+
+CALLS = (
+    ("write 1", "one plain RADOS write, 4 KiB (the yardstick)"),
+    ("write 8", "8 plain RADOS writes at once"),
+    ("resume 1", "Acquire at resume, 1 disk"),
+    ("resume 8", "Acquire at resume, 8 disks"),
+    ("park 1", "Release at pause, 1 disk"),
+    ("park 8", "Release at pause, 8 disks"),
+    ("park+resume 1", "Release and at once Acquire, 1 disk"),
+    ("park+resume 8", "Release and at once Acquire, 8 disks"),
+    ("cold start 1", "Acquire in the child (cold start), 1 disk"),
+    ("cold start 8", "Acquire in the child (cold start), 8 disks"),
+)
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def calls_text(calls):
+    one = calls["write 1"]["median"]
+    rows = []
+    for key, what in CALLS:
+        m = calls[key]
+        rows.append([what, f"{m['min']:.0f}", f"{m['median']:.0f}", f"{m['p90']:.0f}", f"{m['median'] / one:.2f}"])
+    text = table(["call", "min, µs", "median, µs", "p90, µs", "× one write"], rows)
+    return text + f"\n\n8 disks as a multiple of 1: {ratio(calls, 'resume 8', 'resume 1')} at resume, {ratio(calls, 'park 8', 'park 1')} at " \
+        f"pause, {ratio(calls, 'cold start 8', 'cold start 1')} at cold start; plain writes: {ratio(calls, 'write 8', 'write 1')}."
+
+
+def ratio(calls, many, one):
+    return f"{calls[many]['median'] / calls[one]['median']:.2f}"
+
+
+def seconds(measured, key):
+    return f"{measured[key]:.2f}" if key in measured else "–"
+
+
+def crash_text(crash):
+    rows = []
+    for what, m in crash["cases"].items():
+        if not m.get("ran", True):
+            rows.append([what, "1", "–", "–", f"never (waited {m['waited']} s)"])
+        elif "since_crash" in m:
+            rows.append([what, str(m["n"]), seconds(m, "fence"), seconds(m, "create"), seconds(m, "since_crash")])
+        else:
+            rows.append([what, str(m["n"]), "–", seconds(m, "create"), seconds(m, "write")])
+    said = [f"\n\nQEMU's log then: `{m['QEMU said']}`" for m in crash["cases"].values() if m.get("QEMU said")]
+    head = ["case", "n", "`virtleasectl fence`, s", "`virsh create`, s", "guest writes, s after the crash (or after `virsh create` began)"]
+    return table(head, rows) + "".join(said)
+
+
+def heartbeat_text(beat):
+    names = {"writes": "writes (renewals)", "watch pings": "watch pings", "reads": "reads (audit of each lease)",
+             "osd writes": "all writes the OSD saw", "osd reads": "all reads the OSD saw"}
+    few, many = beat["few"], beat["many"]
+    rows = [[what, f"{few['rates'][key]:.2f}", f"{many['rates'][key]:.2f}"] for key, what in names.items()]
+    return table(["operations per second", f"{few['leases']} lease", f"{many['leases']} leases"], rows)
+
+
+def text(result):
+    parts = ["Conditions: " + ", ".join(f"{key} {value}" for key, value in result["conditions"].items())]
+    for key, title, show in (("calls", "Calls", calls_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text)):
+        if key in result:
+            parts.append(f"{title}\n\n{show(result[key])}")
+    return "\n\n".join(parts) + "\n"
+
+
+def missed(result):
+    """Words for each aim that was not reached."""
+    found = []
+    calls, beat = result.get("calls"), result.get("heartbeat")
+    if calls:
+        for key in ("resume 1", "park 1"):
+            times = calls[key]["median"] / calls["write 1"]["median"]
+            if times > CALL_AIM:
+                found.append(f"{key} is {times:.2f} plain writes, aim {CALL_AIM}")
+        for key in ("resume", "park"):
+            times = calls[f"{key} 8"]["median"] / calls[f"{key} 1"]["median"]
+            if times > DISKS_AIM:
+                found.append(f"{key} of 8 disks is {times:.2f} times 1 disk, aim {DISKS_AIM}")
+    if beat and beat["many"]["rates"]["writes"] > BEAT_TOLERANCE * beat["few"]["rates"]["writes"]:
+        found.append("more leases, more renewals")
+    return found
