@@ -47,7 +47,7 @@ typedef struct {
     GBytes *raw;         /* the bytes of `record` */
     GPtrArray *baseline; /* of char *: clients seen on the volume before this QEMU existed, or NULL */
     gboolean open_already; /* QEMU had it open before we came: its client is found by socket, not by novelty */
-    gboolean kept;       /* its record named this running QEMU before we came: never given up because another disk failed */
+    gboolean kept;         /* the record named this running QEMU before we came */
     gboolean unwritten;  /* PARKED here, the stored record still says HELD */
 } VlLease;
 

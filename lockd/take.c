@@ -246,13 +246,19 @@ drop_kept(GPtrArray *takes)
     }
 }
 
+/* What may be given back after a refusal: leases of volumes that no QEMU uses yet. For a running one half of its leases is
+ * better than none, and what the record may say of it is never taken out while it runs. */
 static GPtrArray *
-not_kept(GPtrArray *leases)
+not_in_use(GPtrArray *leases)
 {
     GPtrArray *rest = g_ptr_array_new();
-    for (guint i = 0; i < leases->len; i++)
-        if (!((VlLease *)leases->pdata[i])->kept)
-            g_ptr_array_add(rest, leases->pdata[i]);
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (!lease->open_already)
+            g_ptr_array_add(rest, lease);
+        else if (lease->state == VL_LEASE_TAKING)
+            vl_lease_set_state(lease, VL_LEASE_NONE, "not granted");
+    }
     return rest;
 }
 
@@ -386,7 +392,7 @@ vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
         VL_FAULT("after-take");
         return TRUE;
     }
-    g_autoptr(GPtrArray) rest = not_kept(leases);
+    g_autoptr(GPtrArray) rest = not_in_use(leases);
     vl_free_leases(daemon, vm, rest, "not granted");
     return FALSE;
 }

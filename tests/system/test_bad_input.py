@@ -126,14 +126,14 @@ def test_header_removed_under_a_lease(host_a, vm, cluster):
 
 
 @pytest.mark.parametrize("record, word", [
-    (b"garbage", "not JSON"),
-    (b"", "not JSON"),
-    (b"\x00\xff\xfe", "not JSON"),
+    (b"garbage", "not a JSON object"),
+    (b"", "not a JSON object"),
+    (b"\x00\xff\xfe", "not a JSON object"),
     (b"[]", "not a JSON object"),
     (b'{"version":2,"epoch":1}', "version 2"),
     (b'{"version":1,"epoch":-1,"write":"x","mode":"exclusive","holders":[]}', "epoch"),
     (b'{"version":1,"epoch":1,"write":"x","mode":"exclusive","holders":[{}]}', "string"),
-    (b"{" * 5000, "not JSON"),
+    (b"{" * 5000, "not a JSON object"),
 ], ids=["garbage", "empty", "binary", "list", "future", "negative-epoch", "empty-holder", "deep"])
 def test_record_not_understood(host_a, vm, cluster, record, word):
     guest = vm()
