@@ -27,8 +27,7 @@ find_key(const struct config_parser *p, size_t len, const struct vl_conf_key *ke
 }
 
 static int
-parse_key(struct config_parser *p, const struct vl_conf_key *keys, struct config_value *values,
-          int *ret_index)
+parse_key(struct config_parser *p, const struct vl_conf_key *keys, struct config_value *values, int *ret_index)
 {
     size_t len = vl_conf_word_length(p);
     int shown = (int)(len < 64 ? len : 64);
@@ -40,8 +39,7 @@ parse_key(struct config_parser *p, const struct vl_conf_key *keys, struct config
     if (i < 0)
         return vl_conf_fail(p, p->line, "unknown key '%.*s'", shown, p->at);
     if (values[i].line)
-        return vl_conf_fail(p, p->line, "key '%.*s' was already set in line %u", shown, p->at,
-                            values[i].line);
+        return vl_conf_fail(p, p->line, "key '%.*s' was already set in line %u", shown, p->at, values[i].line);
     p->at += len;
     vl_conf_skip_blanks(p);
     if (!vl_conf_at_char(p, '='))
@@ -66,8 +64,7 @@ parse_all(struct config_parser *p, const struct vl_conf_key *keys, struct config
             return r;
         vl_conf_skip_blanks(p);
         if (!vl_conf_at_line_end(p) && *p->at != '#')
-            return vl_conf_fail(p, p->line, "unexpected text after the value of '%s'",
-                                keys[i].name);
+            return vl_conf_fail(p, p->line, "unexpected text after the value of '%s'", keys[i].name);
     }
     return 0;
 }
@@ -109,8 +106,7 @@ refuse_nul(struct config_parser *p, const char *nul)
 }
 
 int
-vl_config_parse(const char *path, const char *text, size_t len, const struct vl_conf_key *keys,
-                char **ret_error)
+vl_config_parse(const char *path, const char *text, size_t len, const struct vl_conf_key *keys, char **ret_error)
 {
     struct config_parser p = {.path = path, .at = text, .end = text, .line = 1, .error = ret_error};
     const char *nul = len > 0 ? memchr(text, '\0', len) : NULL;

@@ -44,12 +44,10 @@ struct vl_conf_key {
  * unless `must_exist`. On failure returns -errno (-EINVAL for bad content), stores a malloc'ed
  * "path:line: reason" (or "path: reason") in *ret_error (NULL on success and when memory ran out)
  * and leaves ALL targets as they were. */
-int vl_config_load(const char *path, bool must_exist, const struct vl_conf_key *keys,
-                   char **ret_error);
+int vl_config_load(const char *path, bool must_exist, const struct vl_conf_key *keys, char **ret_error);
 
 /* The same from memory; `path` is only for messages. */
-int vl_config_parse(const char *path, const char *text, size_t len, const struct vl_conf_key *keys,
-                    char **ret_error);
+int vl_config_parse(const char *path, const char *text, size_t len, const struct vl_conf_key *keys, char **ret_error);
 
 void vl_config_list_free(char **list);
 

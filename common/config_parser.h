@@ -23,8 +23,8 @@ struct config_parser {
 };
 
 /* Stores "path:line: ..." and returns -EINVAL. */
-__attribute__((format(printf, 3, 4))) int vl_conf_fail(struct config_parser *p, unsigned int line,
-                                                       const char *format, ...);
+__attribute__((format(printf, 3, 4))) int vl_conf_fail(struct config_parser *p, unsigned int line, const char *format,
+                                                       ...);
 
 bool vl_conf_at_char(const struct config_parser *p, char c);
 bool vl_conf_at_line_end(const struct config_parser *p);
@@ -35,7 +35,6 @@ void vl_conf_skip_space(struct config_parser *p);
 size_t vl_conf_word_length(const struct config_parser *p);
 
 /* Leaves p behind the value. */
-int vl_conf_parse_value(struct config_parser *p, const struct vl_conf_key *key,
-                        struct config_value *value);
+int vl_conf_parse_value(struct config_parser *p, const struct vl_conf_key *key, struct config_value *value);
 
 #endif

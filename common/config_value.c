@@ -107,13 +107,11 @@ string_char(struct config_parser *p, char quote, char *ret_c)
     if (vl_conf_at_line_end(p))
         return vl_conf_fail(p, p->line, "string has no closing %c", quote);
     if (is_control(*p->at) && *p->at != '\t')
-        return vl_conf_fail(p, p->line, "control character 0x%02x in a string",
-                            (unsigned char)*p->at);
+        return vl_conf_fail(p, p->line, "control character 0x%02x in a string", (unsigned char)*p->at);
     if (quote == '"' && *p->at == '\\') {
         p->at++;
         if (!vl_conf_at_char(p, '"') && !vl_conf_at_char(p, '\\'))
-            return vl_conf_fail(p, p->line,
-                                "only \\\" and \\\\ may follow a backslash in a string");
+            return vl_conf_fail(p, p->line, "only \\\" and \\\\ may follow a backslash in a string");
     }
     *ret_c = *p->at++;
     return 0;
@@ -193,9 +191,8 @@ wrong_type(struct config_parser *p, const struct vl_conf_key *key, const char *w
 static int
 out_of_range(struct config_parser *p, const struct vl_conf_key *key)
 {
-    return vl_conf_fail(p, p->line, "'%s' must be from %u to %u%s%s%s", key->name, key->min,
-                        key->max, key->hint ? " (" : "", key->hint ? key->hint : "",
-                        key->hint ? ")" : "");
+    return vl_conf_fail(p, p->line, "'%s' must be from %u to %u%s%s%s", key->name, key->min, key->max,
+                        key->hint ? " (" : "", key->hint ? key->hint : "", key->hint ? ")" : "");
 }
 
 /* Decimal only: 010 would be eight to some readers, so a leading zero is refused. */
@@ -240,12 +237,10 @@ no_such_word(struct config_parser *p, const struct vl_conf_key *key, const char 
     size_t i, used = 0;
 
     for (i = 0; key->words[i] && used < sizeof(known); i++) {
-        int n = snprintf(known + used, sizeof(known) - used, "%s\"%s\"", i > 0 ? ", " : "",
-                         key->words[i]);
+        int n = snprintf(known + used, sizeof(known) - used, "%s\"%s\"", i > 0 ? ", " : "", key->words[i]);
         used += n > 0 ? (size_t)n : 0;
     }
-    return vl_conf_fail(p, p->line, "'%s' must be one of %s, not \"%.200s\"", key->name, known,
-                        word);
+    return vl_conf_fail(p, p->line, "'%s' must be one of %s, not \"%.200s\"", key->name, known, word);
 }
 
 static int
@@ -286,8 +281,7 @@ list_append(char ***list, size_t *len, char *string)
 }
 
 static int
-parse_list_item(struct config_parser *p, const struct vl_conf_key *key, struct config_value *value,
-                size_t *len)
+parse_list_item(struct config_parser *p, const struct vl_conf_key *key, struct config_value *value, size_t *len)
 {
     char *string = NULL;
     int r;
@@ -336,8 +330,7 @@ parse_list(struct config_parser *p, const struct vl_conf_key *key, struct config
 }
 
 int
-vl_conf_parse_value(struct config_parser *p, const struct vl_conf_key *key,
-                    struct config_value *value)
+vl_conf_parse_value(struct config_parser *p, const struct vl_conf_key *key, struct config_value *value)
 {
     switch (key->type) {
     case VL_CONF_STRING:

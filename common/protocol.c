@@ -213,8 +213,7 @@ vl_msg_free(struct vl_msg *msg)
 /* ---- reading ---- */
 
 int
-vl_frame_parse(const uint8_t header[VL_PROTO_HEADER_SIZE], size_t body_max,
-               struct vl_frame *ret_frame)
+vl_frame_parse(const uint8_t header[VL_PROTO_HEADER_SIZE], size_t body_max, struct vl_frame *ret_frame)
 {
     struct vl_frame frame = {
         .version = get_u16(header + 4),
@@ -423,8 +422,7 @@ vl_read_all(int fd, void *bytes, size_t len, int64_t deadline_ms)
 }
 
 int
-vl_read_frame(int fd, size_t body_max, int64_t deadline_ms, struct vl_frame *ret_frame,
-              uint8_t **ret_body)
+vl_read_frame(int fd, size_t body_max, int64_t deadline_ms, struct vl_frame *ret_frame, uint8_t **ret_body)
 {
     uint8_t header[VL_PROTO_HEADER_SIZE];
     struct vl_frame frame;

@@ -92,8 +92,7 @@ struct vl_frame {
 
 /* Checks the 16 bytes: -EPROTO wrong magic or nonzero reserved word, -EPROTONOSUPPORT other
  * version, -EMSGSIZE length above `body_max`. */
-int vl_frame_parse(const uint8_t header[VL_PROTO_HEADER_SIZE], size_t body_max,
-                   struct vl_frame *ret_frame);
+int vl_frame_parse(const uint8_t header[VL_PROTO_HEADER_SIZE], size_t body_max, struct vl_frame *ret_frame);
 
 /* Walks the fields of a body (or of a nested field). Returns 1 with the next field, 0 at the end,
  * -EPROTO when the bytes do not add up. */
@@ -125,7 +124,6 @@ int vl_connect(const char *path, int64_t deadline_ms, int *ret_fd);
 int vl_write_all(int fd, const void *bytes, size_t len, int64_t deadline_ms);
 int vl_read_all(int fd, void *bytes, size_t len, int64_t deadline_ms);
 /* Reads one frame; *ret_body is malloc'ed (at least one byte). */
-int vl_read_frame(int fd, size_t body_max, int64_t deadline_ms, struct vl_frame *ret_frame,
-                  uint8_t **ret_body);
+int vl_read_frame(int fd, size_t body_max, int64_t deadline_ms, struct vl_frame *ret_frame, uint8_t **ret_body);
 
 #endif

@@ -57,8 +57,8 @@ vl_volume_spec_equal(const struct vl_volume_spec *a, const struct vl_volume_spec
         return false;
     if (a->kind != VL_VOLUME_RBD)
         return same(a->path, b->path);
-    return same(a->pool, b->pool) && same(a->ns, b->ns) && same(a->image, b->image) &&
-           same(a->conf, b->conf) && same(a->mon_hosts, b->mon_hosts);
+    return same(a->pool, b->pool) && same(a->ns, b->ns) && same(a->image, b->image) && same(a->conf, b->conf) &&
+           same(a->mon_hosts, b->mon_hosts);
 }
 
 /* Control characters would break a log line in two. */
@@ -92,8 +92,8 @@ vl_volume_display(const struct vl_volume_spec *spec)
     if (spec->kind == VL_VOLUME_OTHER)
         return printable("", spec->path ? spec->path : "");
     const char *ns = spec->ns ? spec->ns : "";
-    autofree char *name = vl_format("%s/%s%s%s", spec->pool ? spec->pool : "", ns, *ns ? "/" : "",
-                                    spec->image ? spec->image : "");
+    autofree char *name =
+        vl_format("%s/%s%s%s", spec->pool ? spec->pool : "", ns, *ns ? "/" : "", spec->image ? spec->image : "");
     return name ? printable("rbd:", name) : NULL;
 }
 
@@ -120,8 +120,7 @@ vl_volume_parse_rbd(const char *name, struct vl_volume_spec *ret_spec)
     size_t image_len = at ? (size_t)(at - image) : strlen(image);
     if (image_len == 0 || (at && (!at[1] || strchr(at + 1, '@'))))
         return -EINVAL;
-    if (image - 1 > slash &&
-        (ns_len == 0 || memchr(slash + 1, '/', ns_len) || memchr(slash + 1, '@', ns_len)))
+    if (image - 1 > slash && (ns_len == 0 || memchr(slash + 1, '/', ns_len) || memchr(slash + 1, '@', ns_len)))
         return -EINVAL;
     struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .snapshot = at != NULL};
     spec.pool = strndup(name, (size_t)(slash - name));
@@ -154,8 +153,7 @@ host_text(const char *name, const char *port, char **ret_text)
     const char *text = host;
     if (inet_pton(AF_INET6, host, bytes) == 1 && inet_ntop(AF_INET6, bytes, ip, sizeof ip))
         text = ip;
-    else if (v6 &&
-             !strchr(host, '%')) /* a zone needs no normal form, anything else is no address */
+    else if (v6 && !strchr(host, '%')) /* a zone needs no normal form, anything else is no address */
         return -EINVAL;
     unsigned long number = 0;
     if (port && *port) {
@@ -191,8 +189,7 @@ vl_volume_add_host(struct vl_volume_spec *spec, const char *name, const char *po
         at += len + (at[len] == ',');
     }
     int before = (int)(at - list);
-    char *joined = vl_format("%.*s%s%s%s%s", before, list, !*at && before ? "," : "", host,
-                             *at ? "," : "", at);
+    char *joined = vl_format("%.*s%s%s%s%s", before, list, !*at && before ? "," : "", host, *at ? "," : "", at);
     if (!joined)
         return -ENOMEM;
     free(spec->mon_hosts);

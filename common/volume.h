@@ -67,8 +67,7 @@ int vl_volume_add_host(struct vl_volume_spec *spec, const char *name, const char
  *
  * -EINVAL: not absolute. Others as realpath() gives them (-ELOOP, -ENOTDIR, -EACCES, ...); -ENOENT
  * only for ".." below a missing directory. `sysfs` is "/sys" outside tests, `dev` is "/dev". */
-int vl_volume_from_path(const char *path, const char *sysfs, const char *dev,
-                        struct vl_volume_spec *ret_spec);
+int vl_volume_from_path(const char *path, const char *sysfs, const char *dev, struct vl_volume_spec *ret_spec);
 
 /* The kernel client's address ("10.0.0.1:0/123", "[::1]:0/123") behind a krbd path. -ENXIO: the
  * path is not (or no longer) a mapped krbd device; -ENODEV: rbdN is not mapped; -ENOTUNIQ: the

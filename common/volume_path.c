@@ -177,8 +177,8 @@ krbd_is_called(const char *dir, const char *wanted, bool exact)
         return false;
     if (spec.snapshot)
         (void)read_attribute(dir, "current_snap", &snap);
-    autofree char *name = vl_format("%s%s%s/%s%s%s", spec.pool, *spec.ns ? "/" : "", spec.ns,
-                                    spec.image, snap ? "@" : "", snap ? snap : "");
+    autofree char *name = vl_format("%s%s%s/%s%s%s", spec.pool, *spec.ns ? "/" : "", spec.ns, spec.image,
+                                    snap ? "@" : "", snap ? snap : "");
     vl_volume_spec_clear(&spec);
     size_t len = name ? strlen(name) : 0;
     if (!name || strncmp(wanted, name, len) != 0)
@@ -233,8 +233,7 @@ krbd_find(const char *real, const char *real_dev, const char *sysfs, bool unique
     if (number < 0 && present && S_ISBLK(st.st_mode)) {
         /* A node made elsewhere (a container, libvirt's own /dev): ask the kernel by number. */
         char target[PATH_MAX];
-        autofree char *path =
-            vl_format("%s/dev/block/%u:%u", sysfs, major(st.st_rdev), minor(st.st_rdev));
+        autofree char *path = vl_format("%s/dev/block/%u:%u", sysfs, major(st.st_rdev), minor(st.st_rdev));
         if (!path)
             return -ENOMEM;
         ssize_t n = readlink(path, target, sizeof target - 1);
@@ -293,8 +292,7 @@ by_id_link(const char *real_dev, const char *base)
  * host. Device mapper names and by-id links are the same everywhere; without either, what the
  * admin wrote is the best guess (only its directory is resolved). */
 static int
-block_name(const char *written, const char *base, const char *real_dev, const char *sysfs,
-           char **ret_path)
+block_name(const char *written, const char *base, const char *real_dev, const char *sysfs, char **ret_path)
 {
     autofree char *dir = vl_format("%s/block/%s/dm", sysfs, base);
     autofree char *name = NULL;
@@ -360,8 +358,7 @@ krbd_from(const char *dir, const char *name, const char *path, struct vl_volume_
 }
 
 int
-vl_volume_from_path(const char *path, const char *sysfs, const char *dev,
-                    struct vl_volume_spec *ret_spec)
+vl_volume_from_path(const char *path, const char *sysfs, const char *dev, struct vl_volume_spec *ret_spec)
 {
     autofree char *real = NULL;
     autofree char *real_dev = NULL;

@@ -44,13 +44,15 @@ do_pause(virDomainPtr domain, const char *target)
     return virDomainSuspend(domain) == 0;
 }
 
-/* libvirt finds a disk to detach by its <target>; the rest of the element is not compared (virDomainDiskFindByBusAndDst). */
+/* libvirt finds a disk to detach by its <target>; the rest of the element is not compared
+ * (virDomainDiskFindByBusAndDst). */
 static gboolean
 do_detach(virDomainPtr domain, const char *target)
 {
-    g_autofree char *xml = g_markup_printf_escaped("<disk type='network' device='disk'><source protocol='rbd' name='x/x'/>"
-                                                   "<target dev='%s'/></disk>",
-                                                   target);
+    g_autofree char *xml =
+        g_markup_printf_escaped("<disk type='network' device='disk'><source protocol='rbd' name='x/x'/>"
+                                "<target dev='%s'/></disk>",
+                                target);
     return virDomainDetachDeviceFlags(domain, xml, VIR_DOMAIN_AFFECT_LIVE) == 0;
 }
 

@@ -15,9 +15,9 @@
 #include "lockd/take.h"
 
 #define SYSTEM_URI "qemu:///system"
-#define ATTEMPT_S 30.0
-#define RETRY_S 2.0
-#define STEP_S 6
+#define ATTEMPT_S  30.0
+#define RETRY_S    2.0
+#define STEP_S     6
 
 static void
 set_adopting(VlVm *vm, gboolean adopting)
@@ -61,10 +61,10 @@ take_adopted(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, GPtrArray *fres
     return vl_take_all(daemon, vm, incoming ? rest : fresh, daemon->settings->takeover_wait, call, error);
 }
 
-/* What the records said before we came stays as it was: HELD keeps its token, which may be on its way in libvirt's migration
- * state, and PARKED stays PARKED even if the XML still says running (the Release came first). A paused VM whose record
- * says HELD stopped while no daemon ran: that is made up for now, because a migration's destination may be waiting for it
- * (R17). TRUE: some lease is new to a running VM. */
+/* What the records said before we came stays as it was: HELD keeps its token, which may be on its way in libvirt's
+ * migration state, and PARKED stays PARKED even if the XML still says running (the Release came first). A paused VM
+ * whose record says HELD stopped while no daemon ran: that is made up for now, because a migration's destination may be
+ * waiting for it (R17). TRUE: some lease is new to a running VM. */
 static gboolean
 restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
@@ -126,7 +126,8 @@ adopt_job(VlDaemon *daemon, gpointer data)
             drop_all_leases(vm);
         g_mutex_unlock(&vm->op);
         if (ok)
-            g_message("VM %s (process %" G_GINT64_FORMAT "): adopted with %u lease(s)", vm->name, vm->who.pid, vm->leases->len);
+            g_message("VM %s (process %" G_GINT64_FORMAT "): adopted with %u lease(s)", vm->name, vm->who.pid,
+                      vm->leases->len);
         else
             g_warning("VM %s (process %" G_GINT64_FORMAT ") runs, but has NO lease%s: %s", vm->name, vm->who.pid,
                       again ? " yet" : "", error->message);
@@ -206,7 +207,8 @@ ghost_job(VlDaemon *daemon, gpointer data)
     for (guint i = 0; i < ghost->specs->len && !g_atomic_int_get(&daemon->stopping);) {
         const struct vl_volume_spec *spec = ghost->specs->pdata[i];
         g_autoptr(GError) error = NULL;
-        g_autoptr(VlVolume) volume = daemon->store->ops->resolve(daemon->store, spec, vl_deadline_in(ATTEMPT_S), &error);
+        g_autoptr(VlVolume) volume =
+            daemon->store->ops->resolve(daemon->store, spec, vl_deadline_in(ATTEMPT_S), &error);
         guint64 number;
         VlCall call = {.deadline = vl_deadline_in(ATTEMPT_S)};
         gboolean ok = volume && vl_sessions_ensure(daemon->sessions, volume->place, &call, &number, &error);
@@ -215,8 +217,8 @@ ghost_job(VlDaemon *daemon, gpointer data)
             vl_vm_add_lease(ghost->vm, vl_lease_new(ghost->vm, volume, spec, "", FALSE));
             g_mutex_unlock(&ghost->vm->op);
         } else if (vl_error_code(error) != VL_ERR_MISSING) {
-            g_warning("VM %s: its process %" G_GINT64_FORMAT " is gone, its leases cannot be freed yet: %s", ghost->vm->name,
-                      ghost->vm->who.pid, error->message);
+            g_warning("VM %s: its process %" G_GINT64_FORMAT " is gone, its leases cannot be freed yet: %s",
+                      ghost->vm->name, ghost->vm->who.pid, error->message);
             vl_clock_sleep_until(vl_deadline_in(RETRY_S), NULL);
             continue;
         }
@@ -256,7 +258,8 @@ ghost_from_record(VlDaemon *daemon, VlVolume *volume, const VlHolder *holder)
             return;
         }
     }
-    g_message("%s: its lease names VM '%s', process %" G_GINT64_FORMAT " of this host%s, which is gone: fencing and freeing it",
+    g_message("%s: its lease names VM '%s', process %" G_GINT64_FORMAT
+              " of this host%s, which is gone: fencing and freeing it",
               volume->display, holder->vm, holder->who.pid,
               g_strcmp0(holder->who.boot, daemon->host->boot) ? " in an earlier boot" : "");
     g_autoptr(VlVm) vm = ghost_new(daemon, &holder->who, holder->vm);
@@ -301,7 +304,8 @@ sweep_job(VlDaemon *daemon, gpointer data)
         return;
     }
     g_autoptr(GError) error = NULL;
-    g_autoptr(GHashTable) index = sweep->place->store->ops->index_list(sweep->place, daemon->host->id, vl_deadline_in(STEP_S), &error);
+    g_autoptr(GHashTable) index =
+        sweep->place->store->ops->index_list(sweep->place, daemon->host->id, vl_deadline_in(STEP_S), &error);
     if (!index) {
         g_warning("%s: the index of this host's leases cannot be read: %s", sweep->place->display, error->message);
         return;
@@ -354,7 +358,8 @@ adopt_journal(VlDaemon *daemon)
         g_autoptr(GError) gone = NULL;
         g_autoptr(VlVm) vm = NULL;
         if (g_strcmp0(entry->who.boot, daemon->host->boot) == 0 && g_strcmp0(entry->who.host, daemon->host->id) == 0)
-            vm = adopt_begin(daemon, &entry->who, entry->name, entry->uri ? entry->uri : SYSTEM_URI, entry->action, &gone);
+            vm = adopt_begin(daemon, &entry->who, entry->name, entry->uri ? entry->uri : SYSTEM_URI, entry->action,
+                             &gone);
         if (!vm)
             ghost_from_journal(daemon, entry);
     }
@@ -389,7 +394,9 @@ wake_places(VlDaemon *daemon, gpointer data)
         VlSessionObject object = {0};
         guint64 number;
         VlCall call = {.deadline = vl_deadline_in(ATTEMPT_S)};
-        gboolean present = place->store->ops->session_read(place, daemon->host->id, &object, vl_deadline_in(STEP_S), NULL) && object.present;
+        gboolean present =
+            place->store->ops->session_read(place, daemon->host->id, &object, vl_deadline_in(STEP_S), NULL) &&
+            object.present;
         vl_session_object_clear(&object);
         if (present && vl_sessions_ensure(daemon->sessions, place, &call, &number, NULL))
             sweep_begin(daemon, place, NULL);

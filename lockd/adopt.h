@@ -16,7 +16,8 @@ void vl_adopt_all(VlDaemon *daemon);
 VlVm *vl_adopt_running(VlDaemon *daemon, const char *uri, const char *name, const char *uuid, gint64 pid,
                        const VlCall *call, GError **error);
 
-/* Frees (fencing first) what the index says we held in a place and no process of ours explains: leases of an earlier boot. */
+/* Frees (fencing first) what the index says we held in a place and no process of ours explains: leases of an earlier
+ * boot. */
 void vl_adopt_earlier_boot(VlDaemon *daemon, VlPlace *place);
 
 /* A lease record names an incarnation on this host that we do not know: fences and frees it if its process is gone. */

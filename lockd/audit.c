@@ -12,7 +12,7 @@
 #include "lockd/take.h"
 #include "lockd/takeover.h"
 
-#define STEP_S 6
+#define STEP_S  6
 #define FENCE_S 15
 
 /* ---- lost leases ---- */
@@ -95,7 +95,8 @@ check_strangers(VlDaemon *daemon, VlVm *vm, VlTake *take)
         if (!ip || g_hash_table_contains(daemon->host->ips, ip))
             continue; /* on this very host: a reader, or the administrator's rbd tool */
         if (take->record->heirs->len || (take->record->previous && vl_addrs_has(take->record->previous->addrs, addr)))
-            continue; /* a migration is under way: the other end has it open as well, perhaps on a host that was fenced before */
+            continue; /* a migration is under way: the other end has it open as well, perhaps on a host that was fenced
+                         before */
         g_warning("%s, leased by VM %s here, is also watched by client %s, which no lease explains",
                   take->lease->volume->display, vm->name, addr);
         for (guint k = 0; k < take->record->fenced->len; k++) {

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/call.h"
 
+#include <poll.h>
+
 #include "lockd/error.h"
 
 #define SLEEP_STEP_US (50 * 1000)
@@ -31,6 +33,14 @@ is_set(gint *flag)
     return flag && g_atomic_int_get(flag);
 }
 
+/* Asked when it matters instead of watched all the time: most calls are over before anybody could hang up. */
+static gboolean
+is_cancelled(const VlCall *call)
+{
+    struct pollfd peer = {.fd = call->asker ? *call->asker : -1, .events = POLLRDHUP};
+    return is_set(call->gone) || (call->asker && poll(&peer, 1, 0) > 0);
+}
+
 void
 vl_clock_sleep_until(gint64 when, const VlCall *call)
 {
@@ -40,7 +50,7 @@ vl_clock_sleep_until(gint64 when, const VlCall *call)
     }
     for (;;) {
         gint64 left = when - vl_clock_now();
-        if (left <= 0 || (call && (is_set(call->hung_up) || is_set(call->gone))))
+        if (left <= 0 || (call && is_cancelled(call)))
             return;
         g_usleep((gulong)MIN(left, SLEEP_STEP_US));
     }
@@ -49,7 +59,7 @@ vl_clock_sleep_until(gint64 when, const VlCall *call)
 gboolean
 vl_call_check(const VlCall *call, const char *what, GError **error)
 {
-    if (is_set(call->hung_up) || is_set(call->gone)) {
+    if (is_cancelled(call)) {
         vl_set_error(error, VL_ERR_CANCELLED, "%s: the asking process went away", what);
         return FALSE;
     }

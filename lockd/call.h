@@ -10,7 +10,7 @@
 
 typedef struct {
     gint64 deadline;  /* vl_clock_now() microseconds */
-    gint *hung_up;    /* atomic, may be NULL: the asker closed its connection */
+    const int *asker; /* may be NULL: the asker's connection; its end ends the call */
     gint *gone;       /* atomic, may be NULL: the QEMU process has exited */
 } VlCall;
 

@@ -9,9 +9,9 @@
 #define TEXT_MAX (16 * 1024)
 
 static const char *const words[] = {
-    [VL_ANSWER_NONE] = "none",         [VL_ANSWER_NOBODY] = "nobody", [VL_ANSWER_ALIVE] = "alive",
-    [VL_ANSWER_MINE] = "mine",         [VL_ANSWER_NOT_MINE] = "not-mine",
-    [VL_ANSWER_FREEING] = "freeing",   [VL_ANSWER_LOST] = "lost",         [VL_ANSWER_READER] = "reader",
+    [VL_ANSWER_NONE] = "none", [VL_ANSWER_NOBODY] = "nobody",     [VL_ANSWER_ALIVE] = "alive",
+    [VL_ANSWER_MINE] = "mine", [VL_ANSWER_NOT_MINE] = "not-mine", [VL_ANSWER_FREEING] = "freeing",
+    [VL_ANSWER_LOST] = "lost", [VL_ANSWER_READER] = "reader",
 };
 
 static void
@@ -132,8 +132,8 @@ vl_answer_format(const VlQuestion *question, const char *host, guint64 session, 
 static VlAnswer
 stronger(VlAnswer a, VlAnswer b)
 {
-    static const VlAnswer order[] = {VL_ANSWER_MINE, VL_ANSWER_ALIVE, VL_ANSWER_READER, VL_ANSWER_FREEING, VL_ANSWER_NOT_MINE,
-                                     VL_ANSWER_LOST};
+    static const VlAnswer order[] = {VL_ANSWER_MINE,    VL_ANSWER_ALIVE,    VL_ANSWER_READER,
+                                     VL_ANSWER_FREEING, VL_ANSWER_NOT_MINE, VL_ANSWER_LOST};
     for (guint i = 0; i < G_N_ELEMENTS(order); i++)
         if (a == order[i] || b == order[i])
             return order[i];

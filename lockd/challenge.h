@@ -26,9 +26,9 @@ typedef enum {
 
 /* What is asked about; members may be NULL/0 when not asked about a lease. */
 typedef struct {
-    const char *volume;           /* canonical key */
-    const VlIncarnation *holder;  /* whose lease */
-    const char *addr;             /* a client address seen on the volume: is it a reader of yours? */
+    const char *volume;          /* canonical key */
+    const VlIncarnation *holder; /* whose lease */
+    const char *addr;            /* a client address seen on the volume: is it a reader of yours? */
 } VlAsk;
 
 /* A parsed question, for the daemon that answers. */

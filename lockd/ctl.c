@@ -139,7 +139,9 @@ list_others(VlDaemon *daemon, JsonBuilder *out, const VlCall *call, GError **err
             g_autoptr(VlIdentity) identity = object.present ? vl_identity_parse(object.identity, NULL) : NULL;
             vl_session_object_clear(&object);
             g_autoptr(GHashTable) index =
-                identity ? place->store->ops->index_list(place, hosts->pdata[k], vl_call_within(call, STEP_S), &unreadable) : NULL;
+                identity
+                    ? place->store->ops->index_list(place, hosts->pdata[k], vl_call_within(call, STEP_S), &unreadable)
+                    : NULL;
             if (index)
                 index_out(out, index, identity);
             if (unreadable) {
@@ -178,7 +180,8 @@ find_volume(VlDaemon *daemon, const char *name, const VlCall *call, GError **err
     int r = *plain == '/' ? vl_volume_from_path(plain, "/sys", "/dev", &spec) : vl_volume_parse_rbd(plain, &spec);
     VlVolume *volume = NULL;
     if (r < 0 || spec.kind != VL_VOLUME_RBD)
-        vl_set_error(error, VL_ERR_PROTOCOL, "\"%s\" does not name an RBD image; say POOL/IMAGE or POOL/NAMESPACE/IMAGE", name);
+        vl_set_error(error, VL_ERR_PROTOCOL,
+                     "\"%s\" does not name an RBD image; say POOL/IMAGE or POOL/NAMESPACE/IMAGE", name);
     else
         volume = daemon->store->ops->resolve(daemon->store, &spec, vl_call_within(call, STEP_S * 2), error);
     vl_volume_spec_clear(&spec);
@@ -243,8 +246,7 @@ vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *ca
         const char *verb;
         gboolean (*run)(VlDaemon *, GPtrArray *, const VlCall *, JsonBuilder *, GError **);
     } verbs[] = {
-        {"status", ctl_status}, {"list", ctl_list},       {"show", ctl_show},
-        {"fence", ctl_fence},   {"release", ctl_release},
+        {"status", ctl_status}, {"list", ctl_list}, {"show", ctl_show}, {"fence", ctl_fence}, {"release", ctl_release},
     };
     for (guint i = 0; i < G_N_ELEMENTS(verbs); i++) {
         if (!g_str_equal(verb, verbs[i].verb))
@@ -259,6 +261,7 @@ vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *ca
         }
         return ok;
     }
-    vl_set_error(error, VL_ERR_PROTOCOL, "virtleased does not know '%s'; tool and daemon are of different versions", verb);
+    vl_set_error(error, VL_ERR_PROTOCOL, "virtleased does not know '%s'; tool and daemon are of different versions",
+                 verb);
     return FALSE;
 }

@@ -12,6 +12,7 @@
 
 #include "lockd/daemon.h"
 
-gboolean vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *call, char **ret_json, GError **error);
+gboolean vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *call, char **ret_json,
+                    GError **error);
 
 #endif

@@ -20,12 +20,12 @@ typedef struct {
     VlVerdicts *verdicts;
     VlVms *vms;
     VlJournal *journal;
-    GThreadPool *jobs;      /* background work: vl_daemon_run() */
-    GHashTable *claims;     /* ids of the claims this daemon is working on; guarded by claims_lock */
+    GThreadPool *jobs;  /* background work: vl_daemon_run() */
+    GHashTable *claims; /* ids of the claims this daemon is working on; guarded by claims_lock */
     GMutex claims_lock;
-    gint ready;             /* atomic: VMs that ran before us are in the table */
-    gint main_tick;         /* atomic: seconds of monotonic time at the main loop's last sign of life */
-    gint stopping;          /* atomic */
+    gint ready;     /* atomic: VMs that ran before us are in the table */
+    gint main_tick; /* atomic: seconds of monotonic time at the main loop's last sign of life */
+    gint stopping;  /* atomic */
 } VlDaemon;
 
 #define VL_JOBS_MAX 256

@@ -3,9 +3,9 @@
 
 #include "lockd/error.h"
 
-#define XML_WAIT_S 5.0
+#define XML_WAIT_S  5.0
 #define XML_POLL_US (20 * 1000)
-#define RESOLVE_S 12.0
+#define RESOLVE_S   12.0
 
 VlDomain *
 vl_disks_domain(VlDaemon *daemon, const char *uri, const char *name, const char *uuid, gint64 pid, const VlCall *call,
@@ -22,7 +22,8 @@ vl_disks_domain(VlDaemon *daemon, const char *uri, const char *name, const char 
             return g_steal_pointer(&domain);
         if (vl_clock_now() >= until || !vl_call_check(call, "reading the status XML", NULL)) {
             vl_set_error(error, VL_ERR_NO_XML,
-                         "VM '%s' (%s): no status XML of process %" G_GINT64_FORMAT " in %s (%s); its disks are not known, so it gets "
+                         "VM '%s' (%s): no status XML of process %" G_GINT64_FORMAT
+                         " in %s (%s); its disks are not known, so it gets "
                          "no lease",
                          name, uuid, pid, dir,
                          local    ? local->message
@@ -76,8 +77,9 @@ note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
 {
     static GMutex lock;
     static GHashTable *said;
-    g_autofree char *line = g_strdup_printf("VM %s: disk %s (%s) gets no lease: virtlease does not manage its kind of storage", vm->name,
-                                            disk->target ? disk->target : "?", name);
+    g_autofree char *line =
+        g_strdup_printf("VM %s: disk %s (%s) gets no lease: virtlease does not manage its kind of storage", vm->name,
+                        disk->target ? disk->target : "?", name);
     g_mutex_lock(&lock);
     if (!said)
         said = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -100,12 +102,14 @@ resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadlin
     int r = disk->spec.kind == VL_VOLUME_FILE ? vl_volume_from_path(disk->spec.path, "/sys", "/dev", &resolve->spec)
                                               : vl_volume_spec_copy(&disk->spec, &resolve->spec);
     if (r < 0)
-        vl_set_error(&resolve->error, VL_ERR_MISSING, "path %s cannot be resolved: %s", disk->spec.path, g_strerror(-r));
+        vl_set_error(&resolve->error, VL_ERR_MISSING, "path %s cannot be resolved: %s", disk->spec.path,
+                     g_strerror(-r));
     if (r < 0 || resolve->spec.kind == VL_VOLUME_RBD)
         return resolve;
     g_autofree char *name = vl_volume_display(&disk->spec);
     if (disk->device)
-        vl_set_error(&resolve->error, VL_ERR_CONFIG, "<lease> %s is of a lockspace that virtlease does not serve", disk->spec.path);
+        vl_set_error(&resolve->error, VL_ERR_CONFIG, "<lease> %s is of a lockspace that virtlease does not serve",
+                     disk->spec.path);
     else if (disk->spec.kind == VL_VOLUME_OTHER && daemon->settings->unmanaged_disks == VL_UNMANAGED_REFUSE)
         vl_set_error(&resolve->error, VL_ERR_CONFIG, "no backend can lease it, and unmanaged_disks = \"refuse\"");
     if (resolve->error)
@@ -123,14 +127,15 @@ check_krbd(Resolve *resolve)
     const struct vl_volume_spec *spec = &resolve->spec;
     if (!resolve->volume || !spec->krbd || !spec->fsid || !spec->image_id)
         return;
-    g_autofree char *key = g_strdup_printf("rbd:%s/%s/%s/%s", spec->fsid, spec->pool_id ? spec->pool_id : "", spec->ns ? spec->ns : "",
-                                           spec->image_id);
+    g_autofree char *key = g_strdup_printf("rbd:%s/%s/%s/%s", spec->fsid, spec->pool_id ? spec->pool_id : "",
+                                           spec->ns ? spec->ns : "", spec->image_id);
     if (g_str_equal(key, resolve->volume->key))
         return;
-    vl_set_error(&resolve->error, VL_ERR_MISSING,
-                 "device %s is mapped to image %s, but %s is now another image (%s): it was renamed or is of another cluster; "
-                 "unmap and map it again",
-                 spec->path, key, resolve->volume->display, resolve->volume->key);
+    vl_set_error(
+        &resolve->error, VL_ERR_MISSING,
+        "device %s is mapped to image %s, but %s is now another image (%s): it was renamed or is of another cluster; "
+        "unmap and map it again",
+        spec->path, key, resolve->volume->display, resolve->volume->key);
 }
 
 static void
@@ -191,8 +196,9 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
         check_krbd(resolve);
         if (resolve->error && !reads_only(resolve)) {
             g_autofree char *name = vl_volume_display(&resolve->disk->spec);
-            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error), "disk %s (%s) of VM '%s': ",
-                                       resolve->disk->target ? resolve->disk->target : "?", name, vm->name);
+            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error),
+                                       "disk %s (%s) of VM '%s': ", resolve->disk->target ? resolve->disk->target : "?",
+                                       name, vm->name);
             return FALSE;
         }
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/error.h"
 
-G_DEFINE_QUARK(virtlease-error, vl_error)
+G_DEFINE_QUARK(virtlease - error, vl_error)
 
 void
 vl_set_error(GError **error, enum vl_error code, const char *format, ...)

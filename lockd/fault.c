@@ -28,8 +28,7 @@ vl_fault_point(const char *name)
     if (g_str_equal(text, "stop"))
         (void)raise(SIGSTOP);
     gint64 end = g_get_monotonic_time() + WAIT_MAX_US;
-    while (g_str_equal(text, "wait") && g_file_test(path, G_FILE_TEST_EXISTS) &&
-           g_get_monotonic_time() < end)
+    while (g_str_equal(text, "wait") && g_file_test(path, G_FILE_TEST_EXISTS) && g_get_monotonic_time() < end)
         g_usleep(20 * 1000);
     g_message("fault point %s: passed", name);
 }

@@ -10,7 +10,7 @@
 #include "lockd/judge.h"
 #include "lockd/takeover.h"
 
-#define STEP_S 6.0
+#define STEP_S   6.0
 #define ATTEMPTS 5
 
 /* One session of the host to be fenced. */
@@ -67,12 +67,14 @@ find_targets(VlDaemon *daemon, const char *host, const VlCall *call, GError **er
     const char *id = targets->len ? ((Target *)targets->pdata[0])->identity->host : NULL;
     for (guint i = 1; i < targets->len; i++)
         if (!g_str_equal(((Target *)targets->pdata[i])->identity->host, id)) {
-            vl_set_error(error, VL_ERR_CONFIG, "several hosts are called '%s': name the one you mean by its host id (%s, %s, ...)", host, id,
+            vl_set_error(error, VL_ERR_CONFIG,
+                         "several hosts are called '%s': name the one you mean by its host id (%s, %s, ...)", host, id,
                          ((Target *)targets->pdata[i])->identity->host);
             return NULL;
         }
     if (!targets->len)
-        vl_set_error(error, VL_ERR_MISSING, "no host called '%s' has ever had a lease in the pools this host can read", host);
+        vl_set_error(error, VL_ERR_MISSING, "no host called '%s' has ever had a lease in the pools this host can read",
+                     host);
     else if (g_str_equal(id, daemon->host->id))
         vl_set_error(error, VL_ERR_NOT_PERMITTED, "'%s' is this very host", host);
     else
@@ -91,13 +93,15 @@ looks_dead(const Target *target, const VlCall *call, GError **error)
     if (target->identity->mark != VL_SESSION_LIVE)
         return TRUE;
     if (!vl_challenge(target->place, target->identity->host, &ask, &answer, error) ||
-        !target->place->store->ops->session_read(target->place, target->identity->host, &now, vl_call_within(call, STEP_S), error))
+        !target->place->store->ops->session_read(target->place, target->identity->host, &now,
+                                                 vl_call_within(call, STEP_S), error))
         return FALSE;
     gboolean alive = answer > VL_ANSWER_NOBODY || now.counter != target->counter;
     vl_session_object_clear(&now);
     if (alive)
         vl_set_error(error, VL_ERR_HELD,
-                     "host %s is alive: it answers in %s. Fencing it would cut its running VMs off their disks; say --force if that "
+                     "host %s is alive: it answers in %s. Fencing it would cut its running VMs off their disks; say "
+                     "--force if that "
                      "is meant",
                      target->identity->name, target->place->display);
     return !alive;
@@ -136,8 +140,8 @@ take_for(VlVm *vm, VlVolume *volume)
 static GPtrArray *
 takes_of_index(VlVm *vm, const Target *target, const VlCall *call, GError **error)
 {
-    g_autoptr(GHashTable) index =
-        target->place->store->ops->index_list(target->place, target->identity->host, vl_call_within(call, STEP_S), error);
+    g_autoptr(GHashTable) index = target->place->store->ops->index_list(target->place, target->identity->host,
+                                                                        vl_call_within(call, STEP_S), error);
     if (!index)
         return NULL;
     GPtrArray *takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
@@ -146,7 +150,8 @@ takes_of_index(VlVm *vm, const Target *target, const VlCall *call, GError **erro
     g_hash_table_iter_init(&iter, index);
     while (g_hash_table_iter_next(&iter, &key, &text)) {
         g_auto(GStrv) lines = g_strsplit(text, "\n", 3);
-        g_autoptr(VlVolume) volume = target->place->store->ops->volume_from_key(target->place, key, lines[0] ? lines[0] : key, NULL);
+        g_autoptr(VlVolume) volume =
+            target->place->store->ops->volume_from_key(target->place, key, lines[0] ? lines[0] : key, NULL);
         if (volume)
             g_ptr_array_add(takes, take_for(vm, volume));
     }
@@ -187,8 +192,8 @@ drop_unreadable(GPtrArray *takes)
         const VlTake *take = takes->pdata[i - 1];
         if (take->record)
             continue;
-        g_warning("%s: its lease cannot be read and was left alone%s%s", take->lease->volume->display, take->look.error ? ": " : "",
-                  take->look.error ? take->look.error->message : "");
+        g_warning("%s: its lease cannot be read and was left alone%s%s", take->lease->volume->display,
+                  take->look.error ? ": " : "", take->look.error ? take->look.error->message : "");
         g_ptr_array_remove_index(takes, i - 1);
     }
 }
@@ -274,7 +279,8 @@ release_without_fence(VlTake *take, JsonBuilder *out, GError **error)
 }
 
 gboolean
-vl_force_release(VlDaemon *daemon, VlVolume *volume, gboolean no_fence, const VlCall *call, JsonBuilder *out, GError **error)
+vl_force_release(VlDaemon *daemon, VlVolume *volume, gboolean no_fence, const VlCall *call, JsonBuilder *out,
+                 GError **error)
 {
     guint64 number;
     g_autoptr(VlVm) vm = nobody(daemon);

@@ -9,7 +9,8 @@
 
 /* Ends the host's session in every place (R15: the number, not the host), fences the clients of all its leases in one
  * round per place and frees the leases. Without `force` a host that answers is refused (HELD). */
-gboolean vl_fence_host(VlDaemon *daemon, const char *host, gboolean force, const VlCall *call, JsonBuilder *out, GError **error);
+gboolean vl_fence_host(VlDaemon *daemon, const char *host, gboolean force, const VlCall *call, JsonBuilder *out,
+                       GError **error);
 
 /* Fences all holders of one volume, waits for the barrier, then frees it (R10). With no_fence it only frees, and
  * reports who still watches. */

@@ -9,9 +9,9 @@
 #include "lockd/take.h"
 #include "lockd/takeover.h"
 
-#define STEP_S 6
-#define FENCE_S 15
-#define RETRY_S 2.0
+#define STEP_S    6
+#define FENCE_S   15
+#define RETRY_S   2.0
 #define AT_ONCE_S 5 /* a dead client's watch stays longer than this: if gone by now, it was given back */
 
 static gint64
@@ -40,9 +40,9 @@ set_freeing(GPtrArray *leases, const char *reason)
     }
 }
 
-/* Give-back (R1): this QEMU came by migration and never wrote, so the source's memory is as good as ever. Proof is either
- * that the image's exclusive lock still belongs to the source (had we written, librbd would have taken it over), or, on
- * an image nobody ever locked, that the CPUs were never let run here. */
+/* Give-back (R1): this QEMU came by migration and never wrote, so the source's memory is as good as ever. Proof is
+ * either that the image's exclusive lock still belongs to the source (had we written, librbd would have taken it over),
+ * or, on an image nobody ever locked, that the CPUs were never let run here. */
 static gboolean
 never_wrote(const VlVm *vm, const VlTake *take)
 {
@@ -91,7 +91,8 @@ write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fence
         ok = vl_cas_records(leases, next, expect, n, vl_deadline_in(STEP_S), error);
     for (guint i = 0; i < n; i++) {
         if (leases[i]->record && !concerns(leases[i]->record, &vm->who))
-            vl_lease_set_state(leases[i], VL_LEASE_FREE, leases[i]->record->holders->len ? "given back or passed on" : "freed");
+            vl_lease_set_state(leases[i], VL_LEASE_FREE,
+                               leases[i]->record->holders->len ? "given back or passed on" : "freed");
         vl_record_free(next[i]);
     }
     return ok;
@@ -119,7 +120,8 @@ vl_free_leases(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *reason
     g_autoptr(GPtrArray) takes = takes_to_free(leases);
     if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), &error) ||
         !write_freed(daemon, vm, takes, NULL, &error))
-        g_warning("VM %s: not every lease could be freed: %s; tried again when its process is gone", vm->name, error->message);
+        g_warning("VM %s: not every lease could be freed: %s; tried again when its process is gone", vm->name,
+                  error->message);
     unindex(daemon, vm, leases);
 }
 
@@ -128,7 +130,8 @@ vl_free_leases(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *reason
 static gboolean
 seen(const VlTake *take, const char *addr)
 {
-    return vl_watchers_have(take->look.watchers, addr) || (take->look.owner && g_str_equal(take->look.owner->addr, addr));
+    return vl_watchers_have(take->look.watchers, addr) ||
+           (take->look.owner && g_str_equal(take->look.owner->addr, addr));
 }
 
 /* Clients that came after this QEMU was forked, from this host, recorded by nobody: it died between open and
@@ -143,8 +146,7 @@ add_unrecorded(VlDaemon *daemon, VlTake *take, const GPtrArray *kernel)
         const char *addr = ((VlWatcher *)strangers->pdata[i])->addr;
         g_autofree char *ip = vl_addr_ip(addr);
         if (ip && g_hash_table_contains(daemon->host->ips, ip) && !vl_addrs_has(take->lease->baseline, addr) &&
-            !vl_addrs_has(kernel, addr) &&
-            !vl_vms_has_reader(daemon->vms, take->lease->volume->key))
+            !vl_addrs_has(kernel, addr) && !vl_vms_has_reader(daemon->vms, take->lease->volume->key))
             vl_addrs_add(take->set, addr);
     }
 }
@@ -170,7 +172,8 @@ find_remains(VlDaemon *daemon, VlVm *vm, VlTake *take)
      * other hosts out. */
     g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", FALSE);
     take->set = vl_addrs_new();
-    /* The source of a migration that died before its QEMU had closed the image: the destination's first write waits for its lock. */
+    /* The source of a migration that died before its QEMU had closed the image: the destination's first write waits for
+     * its lock. */
     if (!holder && vl_rules_is_previous(take->record, &vm->who))
         holder = take->record->previous;
     if (!holder)
@@ -211,7 +214,8 @@ break_remains(GPtrArray *takes, GError **error)
         VlTake *take = takes->pdata[i];
         const VlLockOwner *owner = take->look.owner;
         if (owner && owner->managed && vl_addrs_has(take->set, owner->addr) &&
-            !take->lease->volume->place->store->ops->break_lock(take->lease->volume, owner, vl_deadline_in(STEP_S), error))
+            !take->lease->volume->place->store->ops->break_lock(take->lease->volume, owner, vl_deadline_in(STEP_S),
+                                                                error))
             return FALSE;
     }
     return TRUE;
@@ -290,7 +294,8 @@ exit_job(VlDaemon *daemon, gpointer data)
         g_mutex_unlock(&vm->op);
         return;
     }
-    g_message("VM %s: process %" G_GINT64_FORMAT " is gone; freeing %u lease(s)", vm->name, vm->who.pid, vm->leases->len);
+    g_message("VM %s: process %" G_GINT64_FORMAT " is gone; freeing %u lease(s)", vm->name, vm->who.pid,
+              vm->leases->len);
     set_freeing(vm->leases, "its process is gone");
     for (guint attempt = 0; !all_free(vm->leases) && !g_atomic_int_get(&daemon->stopping); attempt++) {
         g_autoptr(GError) error = NULL;
@@ -312,7 +317,8 @@ exit_job(VlDaemon *daemon, gpointer data)
     g_mutex_unlock(&vm->op);
 }
 
-/* A main loop that hung, or a daemon that was stopped, hears of an exit late: it may have been at any time since its last tick. */
+/* A main loop that hung, or a daemon that was stopped, hears of an exit late: it may have been at any time since its
+ * last tick. */
 static gint64
 exit_time(VlDaemon *daemon)
 {

@@ -9,10 +9,10 @@
 #include "lockd/take.h"
 #include "lockd/takeover.h"
 
-#define STEP_S 6
-#define ADDRESS_WAIT_S 3.0
-#define BACK_WAIT_S 5.0 /* for a failed migration's destination to be gone */
-#define PARK_ATTEMPTS 5
+#define STEP_S          6
+#define ADDRESS_WAIT_S  3.0
+#define BACK_WAIT_S     5.0 /* for a failed migration's destination to be gone */
+#define PARK_ATTEMPTS   5
 #define ADDRESS_POLL_US (100 * 1000)
 
 char *
@@ -66,16 +66,18 @@ refresh_addrs(VlVm *vm, VlTake *take, GPtrArray *addrs, GError **error)
     if (found->len)
         return TRUE;
     vl_set_error(error, VL_ERR_NO_ADDRESS,
-                 "%s: no client of this QEMU (pid %" G_GINT64_FORMAT ") was found among those that watch the image, so it could "
-                 "not be fenced later; it may not run. See rbd status, and whether QEMU reaches Ceph from this network namespace",
+                 "%s: no client of this QEMU (pid %" G_GINT64_FORMAT
+                 ") was found among those that watch the image, so it could "
+                 "not be fenced later; it may not run. See rbd status, and whether QEMU reaches Ceph from this network "
+                 "namespace",
                  take->lease->volume->display, vm->who.pid);
     return FALSE;
 }
 
 /* ---- one attempt ---- */
 
-/* After a migration that failed: the destination has the lease, handed over by this very process, and may yet turn out never
- * to have run. Its daemon gives the lease back when that QEMU is gone (R1). */
+/* After a migration that failed: the destination has the lease, handed over by this very process, and may yet turn out
+ * never to have run. Its daemon gives the lease back when that QEMU is gone (R1). */
 static gboolean
 may_come_back(VlVm *vm, const VlRecord *record)
 {
@@ -88,12 +90,13 @@ refuse_stale(const VlTake *take, const char *advice, GError **error)
 {
     const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
     g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("free now");
-    vl_set_error(error, VL_ERR_STALE, "%s ran elsewhere since this VM had it (%s): its memory here is stale and it may not go on. %s",
+    vl_set_error(error, VL_ERR_STALE,
+                 "%s ran elsewhere since this VM had it (%s): its memory here is stale and it may not go on. %s",
                  take->lease->volume->display, who, advice);
 }
 
-/* The destination's host may be dead: then nobody gives the lease back, and we take it back ourselves, fencing that host's
- * clients first, if the image's exclusive lock shows that the VM never wrote there. */
+/* The destination's host may be dead: then nobody gives the lease back, and we take it back ourselves, fencing that
+ * host's clients first, if the image's exclusive lock shows that the VM never wrote there. */
 static gboolean
 take_back(VlDaemon *daemon, VlVm *vm, VlTake *take, gint64 back_until, const VlCall *call, GError **error)
 {
@@ -125,7 +128,8 @@ take_back(VlDaemon *daemon, VlVm *vm, VlTake *take, gint64 back_until, const VlC
     }
     if (!vl_takeover(daemon, vm, one, call, error))
         return FALSE;
-    g_message("%s: taken back from the dead destination of the migration, where the VM never wrote", take->lease->volume->display);
+    g_message("%s: taken back from the dead destination of the migration, where the VM never wrote",
+              take->lease->volume->display);
     vl_set_error(error, VL_ERR_CHANGED, "%s: taken back", take->lease->volume->display);
     return FALSE; /* the next attempt finds it ours */
 }
@@ -164,7 +168,7 @@ write_held(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, GErr
         for (guint k = 0; k < take->set->len; k++)
             vl_addrs_add(holder->addrs, take->set->pdata[k]);
     }
-    ok = vl_cas_records(leases, next, expect, n, vl_deadline_in(STEP_S), error);
+    ok = vl_cas_ours(leases, next, expect, n, vl_deadline_in(STEP_S), error);
     for (guint i = 0; i < n; i++)
         vl_record_free(next[i]);
     return ok;
@@ -182,7 +186,8 @@ hold_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, gboolean reread, gint
         VlTake *take = takes->pdata[i];
         if (reread) {
             VlPatience patience = {.wait_s = daemon->settings->takeover_wait, .began = vl_clock_now(), .call = call};
-            if (!record_still_ours(daemon, vm, take, back_until, call, error) || !vl_judge_claim(daemon, take, &patience, error))
+            if (!record_still_ours(daemon, vm, take, back_until, call, error) ||
+                !vl_judge_claim(daemon, take, &patience, error))
                 return FALSE;
             /* A claim that was judged dead is struck by our write. */
             g_autoptr(VlRecord) struck = vl_record_copy(take->record);
@@ -240,12 +245,14 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
             vl_set_error(error, lease->state == VL_LEASE_LOST ? VL_ERR_STALE : VL_ERR_LOST,
                          "%s: this VM's lease is %s%s. It may not run", lease->volume->display,
                          vl_lease_state_name(lease->state),
-                         lease->state == VL_LEASE_LOST ? " (taken over or fenced meanwhile): its memory here is stale; destroy it here"
-                                                          : " (the log of virtleased says why)");
+                         lease->state == VL_LEASE_LOST
+                             ? " (taken over or fenced meanwhile): its memory here is stale; destroy it here"
+                             : " (the log of virtleased says why)");
             return FALSE;
         }
     }
-    /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them. */
+    /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them.
+     */
     g_autofree char *token = takes->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
     if (takes->len && !hold_takes(daemon, vm, takes, token, call, error))
         return FALSE;
@@ -286,21 +293,51 @@ park_one(VlVm *vm, VlLease *lease, GError **error)
         g_ptr_array_add(takes, take);
         if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), NULL))
             continue;
-        vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL, vl_record_copy(take->record));
+        vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
+                            vl_record_copy(take->record));
     }
     return FALSE;
+}
+
+/* All disks at once, from what is known to be stored. What this does not get done, park_one() looks into. */
+static void
+park_known(VlVm *vm, GPtrArray *leases)
+{
+    guint n = 0;
+    g_autofree VlLease **held = g_new0(VlLease *, leases->len + 1);
+    g_autofree VlRecord **next = g_new0(VlRecord *, leases->len + 1);
+    g_autofree GBytes **expect = g_new0(GBytes *, leases->len + 1);
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        const VlHolder *holder = vl_lease_holder(lease);
+        if (!holder || !holder->held || lease->record->claim)
+            continue;
+        held[n] = lease;
+        expect[n] = lease->raw;
+        next[n] = vl_record_copy(lease->record);
+        vl_record_find(next[n], &vm->who)->held = FALSE;
+        n++;
+    }
+    (void)vl_cas_ours(held, next, expect, n, vl_deadline_in(STEP_S), NULL);
+    for (guint i = 0; i < n; i++)
+        vl_record_free(next[i]);
 }
 
 static void
 park_job(VlDaemon *daemon, gpointer data)
 {
     VlVm *vm = data;
+    g_autoptr(GPtrArray) parked = g_ptr_array_new();
     g_mutex_lock(&vm->op);
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
+        if (lease->unwritten && lease->state == VL_LEASE_PARKED)
+            g_ptr_array_add(parked, lease);
+    }
+    park_known(vm, parked);
+    for (guint i = 0; i < parked->len; i++) {
+        VlLease *lease = parked->pdata[i];
         g_autoptr(GError) error = NULL;
-        if (!lease->unwritten || lease->state != VL_LEASE_PARKED)
-            continue;
         lease->unwritten = FALSE;
         if (!park_one(vm, lease, &error))
             g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);

@@ -18,8 +18,8 @@ void vl_park_all(VlDaemon *daemon, VlVm *vm);
 #define VL_STATE_PREFIX "vl1:"
 char *vl_hold_state(const VlVm *vm);
 
-/* Client addresses on the volume that belong to this very QEMU: newer than the process, on an address that one of its own
- * sockets uses. */
+/* Client addresses on the volume that belong to this very QEMU: newer than the process, on an address that one of its
+ * own sockets uses. */
 GPtrArray *vl_hold_find_addrs(VlVm *vm, const VlLease *lease, const VlLook *look, GError **error);
 
 #endif

@@ -8,10 +8,10 @@
 #include "lockd/settings.h"
 
 typedef struct {
-    char *id;      /* libvirt's host UUID, or the machine id, or what is configured */
-    char *machine; /* machine id */
-    char *name;    /* for people */
-    char *boot;    /* boot id */
+    char *id;        /* libvirt's host UUID, or the machine id, or what is configured */
+    char *machine;   /* machine id */
+    char *name;      /* for people */
+    char *boot;      /* boot id */
     GHashTable *ips; /* set of this host's addresses */
 } VlHost;
 

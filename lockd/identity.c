@@ -85,9 +85,9 @@ identity_read(JsonObject *object)
     identity->boot = get_string(object, "boot");
     identity->nonce = get_string(object, "nonce");
     gboolean lists = get_list(object, "ips", identity->ips) && get_list(object, "krbd", identity->krbd);
-    if (!lists || get_int(object, "version") != 1 || session < 0 || dead_after < 1 || dead_after > 86400 ||
-        grace < 0 || grace > 86400 || !mark || !identity->host || !identity->machine ||
-        !identity->name || !identity->boot || !identity->nonce)
+    if (!lists || get_int(object, "version") != 1 || session < 0 || dead_after < 1 || dead_after > 86400 || grace < 0 ||
+        grace > 86400 || !mark || !identity->host || !identity->machine || !identity->name || !identity->boot ||
+        !identity->nonce)
         return NULL;
     identity->session = (guint64)session;
     identity->dead_after = (guint)dead_after;

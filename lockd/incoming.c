@@ -8,9 +8,9 @@
 #include "lockd/hold.h"
 #include "lockd/take.h"
 
-#define STEP_S 6
-#define POLL_US (4 * 1000) /* the source's PARKED is written within milliseconds of its stop */
-#define SOON_US (500 * 1000)
+#define STEP_S   6
+#define POLL_US  (4 * 1000) /* the source's PARKED is written within milliseconds of its stop */
+#define SOON_US  (500 * 1000)
 #define RETRY_US (50 * 1000)
 
 /* The holder that is this VM on another host. */
@@ -91,7 +91,8 @@ begin_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free
 }
 
 gboolean
-vl_incoming_begin(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free, const VlCall *call, GError **error)
+vl_incoming_begin(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free, const VlCall *call,
+                  GError **error)
 {
     if (!leases->len)
         return TRUE;
@@ -116,7 +117,8 @@ refuse_stale(VlTake *take, const char *why, GError **error)
 {
     const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
     g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("leased by nobody now");
-    vl_set_error(error, VL_ERR_STALE, "%s: %s (it is %s). This migrated VM may not run here", take->lease->volume->display, why, who);
+    vl_set_error(error, VL_ERR_STALE, "%s: %s (it is %s). This migrated VM may not run here",
+                 take->lease->volume->display, why, who);
 }
 
 /* TRUE: handed over or inherited. FALSE with CHANGED: not yet, look again. */
@@ -135,7 +137,8 @@ finish_one(VlDaemon *daemon, VlVm *vm, VlTake *take, const char *token, GError *
         return FALSE;
     }
     if (!token) {
-        refuse_stale(take, "the source sent no lease token: it runs without virtlease, or libvirt lost its lock state", error);
+        refuse_stale(take, "the source sent no lease token: it runs without virtlease, or libvirt lost its lock state",
+                     error);
         return FALSE;
     }
     if (!g_str_equal(source->token, token)) {
@@ -143,7 +146,8 @@ finish_one(VlDaemon *daemon, VlVm *vm, VlTake *take, const char *token, GError *
         return FALSE;
     }
     if (source->held || take->record->claim) {
-        vl_set_error(error, VL_ERR_CHANGED, "%s: host %s has not yet said that it stopped the VM", lease->volume->display, source->host_name);
+        vl_set_error(error, VL_ERR_CHANGED, "%s: host %s has not yet said that it stopped the VM",
+                     lease->volume->display, source->host_name);
         return FALSE;
     }
     VL_FAULT("before-hand-over");
@@ -188,7 +192,8 @@ vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *
         if (ok)
             return TRUE;
         enum vl_error code = vl_error_code(local);
-        if ((code != VL_ERR_CHANGED && code != VL_ERR_STORAGE) || !vl_call_check(call, "taking over from the source", NULL)) {
+        if ((code != VL_ERR_CHANGED && code != VL_ERR_STORAGE) ||
+            !vl_call_check(call, "taking over from the source", NULL)) {
             g_propagate_error(error, g_steal_pointer(&local));
             return FALSE;
         }
@@ -214,6 +219,7 @@ vl_incoming_forget(VlDaemon *daemon, VlVm *vm)
         VlRecord *write = next;
         g_ptr_array_set_size(next->heirs, 0);
         if (!vl_cas_records(&lease, &write, &take->look.record, 1, vl_deadline_in(STEP_S), &error))
-            g_warning("VM %s: the heir of its failed migration still stands in the record: %s", vm->name, error->message);
+            g_warning("VM %s: the heir of its failed migration still stands in the record: %s", vm->name,
+                      error->message);
     }
 }

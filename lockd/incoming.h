@@ -18,13 +18,14 @@
 
 /* The leases of an incoming VM whose volumes the same VM holds on another host become INCOMING (heir written into
  * the record); all others (storage copy targets) go to ret_free to be taken now, before anything writes to them. */
-gboolean vl_incoming_begin(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free, const VlCall *call, GError **error);
+gboolean vl_incoming_begin(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free, const VlCall *call,
+                           GError **error);
 
 /* CPUs are about to run: every INCOMING lease becomes PARKED, by token or because we inherited it. */
 gboolean vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *call, GError **error);
 
-/* Our VM runs on, so a migration of it to elsewhere has failed: nobody is its heir any more. A dead host would else inherit
- * when the VM ends. VM's operation lock held. */
+/* Our VM runs on, so a migration of it to elsewhere has failed: nobody is its heir any more. A dead host would else
+ * inherit when the VM ends. VM's operation lock held. */
 void vl_incoming_forget(VlDaemon *daemon, VlVm *vm);
 
 #endif

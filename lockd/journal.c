@@ -22,8 +22,9 @@ struct VlJournal {
 static gboolean
 fail(GError **error, const char *path, const char *what, const GError *why)
 {
-    vl_set_error(error, VL_ERR_JOURNAL, "%s: %s: %s. virtleased keeps its journal there and grants no new lease without it",
-                 path, what, why ? why->message : g_strerror(errno));
+    vl_set_error(error, VL_ERR_JOURNAL,
+                 "%s: %s: %s. virtleased keeps its journal there and grants no new lease without it", path, what,
+                 why ? why->message : g_strerror(errno));
     return FALSE;
 }
 
@@ -35,7 +36,8 @@ write_json(const char *path, JsonBuilder *builder, GError **error)
     g_autoptr(JsonNode) root = json_builder_get_root(builder);
     g_autofree char *text = json_to_string(root, TRUE);
     g_autoptr(GError) local = NULL;
-    if (g_file_set_contents_full(path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE, 0600, &local))
+    if (g_file_set_contents_full(path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT | G_FILE_SET_CONTENTS_DURABLE, 0600,
+                                 &local))
         return TRUE;
     return fail(error, path, "cannot be written", local);
 }
@@ -97,7 +99,8 @@ boots_read(VlJournal *journal)
         return;
     if (!json_parser_load_from_file(parser, path, &error) || !json_parser_get_root(parser) ||
         !JSON_NODE_HOLDS_OBJECT(json_parser_get_root(parser))) {
-        g_warning("%s: not readable (%s): earlier boots of this host are not known", path, error ? error->message : "not an object");
+        g_warning("%s: not readable (%s): earlier boots of this host are not known", path,
+                  error ? error->message : "not an object");
         return;
     }
     JsonNode *node = json_object_get_member(json_node_get_object(json_parser_get_root(parser)), "boots");
@@ -173,8 +176,8 @@ vl_journal_knows_boot(VlJournal *journal, const char *boot)
 static char *
 vm_path(VlJournal *journal, const VlIncarnation *who)
 {
-    return g_strdup_printf("%s/vms/%s-%" G_GINT64_FORMAT "-%" G_GUINT64_FORMAT ".json", journal->dir, who->uuid, who->pid,
-                           who->start);
+    return g_strdup_printf("%s/vms/%s-%" G_GINT64_FORMAT "-%" G_GUINT64_FORMAT ".json", journal->dir, who->uuid,
+                           who->pid, who->start);
 }
 
 static void
@@ -309,7 +312,8 @@ vl_journal_read(VlJournal *journal)
             g_ptr_array_add(list, vm);
         } else {
             g_autofree char *aside = g_strconcat(path, ".broken", NULL);
-            g_warning("%s: not understood, set aside as %s; status XML and lease records are used instead", path, aside);
+            g_warning("%s: not understood, set aside as %s; status XML and lease records are used instead", path,
+                      aside);
             (void)g_rename(path, aside);
         }
     }

@@ -40,13 +40,15 @@ vl_json_object(JsonParser *parser, const char *text, gsize size, gsize max, char
 {
     g_autoptr(GError) local = NULL;
     gboolean small = size <= max;
-    if (small && text && outline_is_good(text, size) && json_parser_load_from_data(parser, text, (gssize)size, &local)) {
+    if (small && text && outline_is_good(text, size) &&
+        json_parser_load_from_data(parser, text, (gssize)size, &local)) {
         JsonNode *root = json_parser_get_root(parser);
         if (root && JSON_NODE_HOLDS_OBJECT(root))
             return json_node_get_object(root);
     }
     if (ret_problem)
-        *ret_problem = small ? g_strdup_printf("it is not a JSON object%s%s", local ? ": " : "", local ? local->message : "")
-                             : g_strdup("it is larger than any of ours");
+        *ret_problem =
+            small ? g_strdup_printf("it is not a JSON object%s%s", local ? ": " : "", local ? local->message : "")
+                  : g_strdup("it is larger than any of ours");
     return NULL;
 }

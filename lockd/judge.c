@@ -24,11 +24,11 @@ refuse_held(GError **error, const VlTake *take, const VlHolder *holder, const ch
 {
     g_autofree char *who = vl_holder_describe(holder);
     if (local)
-        vl_set_error(error, VL_ERR_HELD, "%s is in use: %s, process %" G_GINT64_FORMAT " of this very host. Stop that VM first",
+        vl_set_error(error, VL_ERR_HELD,
+                     "%s is in use: %s, process %" G_GINT64_FORMAT " of this very host. Stop that VM first",
                      take->lease->volume->display, who, holder->who.pid);
     else
-        vl_set_error(error, VL_ERR_HELD,
-                     "%s is in use: %s, and that host is alive. Stop the VM there first",
+        vl_set_error(error, VL_ERR_HELD, "%s is in use: %s, and that host is alive. Stop the VM there first",
                      take->lease->volume->display, who);
 }
 
@@ -90,9 +90,12 @@ inquest_conclude(Inquest *inquest, GError **error)
     const char *volume = inquest->take->lease->volume->display;
     g_autofree char *who = vl_holder_describe(inquest->holder);
     if (inquest->error) {
-        vl_set_error(error, vl_error_code(inquest->error), "%s is in use: %s, and whether that host lives cannot be told: %s%s%s",
-                     volume, who, inquest->error->message,
-                     vl_error_code(inquest->error) == VL_ERR_UNKNOWN_OWNER ? ". If it is dead for certain: virtleasectl fence " : "",
+        vl_set_error(error, vl_error_code(inquest->error),
+                     "%s is in use: %s, and whether that host lives cannot be told: %s%s%s", volume, who,
+                     inquest->error->message,
+                     vl_error_code(inquest->error) == VL_ERR_UNKNOWN_OWNER
+                         ? ". If it is dead for certain: virtleasectl fence "
+                         : "",
                      vl_error_code(inquest->error) == VL_ERR_UNKNOWN_OWNER ? inquest->holder->host_name : "");
         return FALSE;
     }
@@ -102,7 +105,8 @@ inquest_conclude(Inquest *inquest, GError **error)
         return FALSE;
     case VL_VERDICT_NOT_MINE:
         vl_set_error(error, VL_ERR_CHANGED,
-                     "%s: %s, whose process is gone; that host is freeing the lease at this moment. Try again", volume, who);
+                     "%s: %s, whose process is gone; that host is freeing the lease at this moment. Try again", volume,
+                     who);
         return FALSE;
     case VL_VERDICT_DEAD:
         if (inquest->daemon->settings->takeover == VL_TAKEOVER_MANUAL && !inquest->verdict->ended) {
@@ -169,25 +173,31 @@ vl_judge_claim(VlDaemon *daemon, VlTake *take, const VlPatience *patience, GErro
     VlVerdictKind kind = VL_VERDICT_ALIVE;
     if (!ours) {
         g_autofree char *boot = g_strconcat("claim:", claim->id, NULL);
-        VlHolder holder = {.who = {claim->host, boot, claim->uuid, 0, 0}, .host_name = claim->host_name,
-                           .vm = claim->vm, .session = claim->session, .since = claim->since};
+        VlHolder holder = {.who = {claim->host, boot, claim->uuid, 0, 0},
+                           .host_name = claim->host_name,
+                           .vm = claim->vm,
+                           .session = claim->session,
+                           .since = claim->since};
         VlAsk ask = {take->lease->volume->key, &holder.who, NULL};
         VlCall call = *patience->call;
         call.deadline = verdict_deadline(patience);
         VlVerdict verdict = {0};
-        gboolean ok = vl_verdict_get(daemon->verdicts, take->lease->volume->place, &ask, claim->session, &call, &verdict, error);
+        gboolean ok =
+            vl_verdict_get(daemon->verdicts, take->lease->volume->place, &ask, claim->session, &call, &verdict, error);
         kind = verdict.kind;
         vl_verdict_clear(&verdict);
         if (!ok) {
-            g_prefix_error(error, "%s: host %s had begun to take it over for VM '%s', and whether it lives cannot be told: ",
+            g_prefix_error(error,
+                           "%s: host %s had begun to take it over for VM '%s', and whether it lives cannot be told: ",
                            volume, claim->host_name, claim->vm);
             return FALSE;
         }
     }
     if (kind != VL_VERDICT_ALIVE)
         return TRUE;
-    vl_set_error(error, VL_ERR_HELD, "%s is being taken over by host %s for VM '%s' at this moment. Try again in a few seconds",
-                 volume, claim->host_name, claim->vm);
+    vl_set_error(error, VL_ERR_HELD,
+                 "%s is being taken over by host %s for VM '%s' at this moment. Try again in a few seconds", volume,
+                 claim->host_name, claim->vm);
     return FALSE;
 }
 
@@ -351,13 +361,15 @@ vl_judge_foreign(VlDaemon *daemon, VlTake *take, VlPatience *patience, GError **
         if (vl_addrs_has(((VlHolder *)take->record->holders->pdata[i])->addrs, owner->addr))
             return TRUE;
     if (!owner->managed) {
-        vl_set_error(error, VL_ERR_FOREIGN,
-                     "%s has an advisory lock '%s' of client %s (%s), not made by librbd or virtlease. Remove it if nobody "
-                     "uses the image: rbd lock rm",
-                     take->lease->volume->display, owner->cookie, owner->entity, owner->addr);
+        vl_set_error(
+            error, VL_ERR_FOREIGN,
+            "%s has an advisory lock '%s' of client %s (%s), not made by librbd or virtlease. Remove it if nobody "
+            "uses the image: rbd lock rm",
+            take->lease->volume->display, owner->cookie, owner->entity, owner->addr);
         return FALSE;
     }
-    g_message("%s: its exclusive lock belongs to %s, which is gone: will be fenced", take->lease->volume->display, owner->addr);
+    g_message("%s: its exclusive lock belongs to %s, which is gone: will be fenced", take->lease->volume->display,
+              owner->addr);
     take->dead_foreign_owner = TRUE;
     return TRUE;
 }

@@ -8,9 +8,9 @@
 #include "lockd/take.h"
 
 typedef struct {
-    guint wait_s;          /* how long to wait for a silent owner */
-    gint64 began;          /* when the take began */
-    gint64 foreign_since;  /* when an unexplained client was first seen; 0 = none */
+    guint wait_s;         /* how long to wait for a silent owner */
+    gint64 began;         /* when the take began */
+    gint64 foreign_since; /* when an unexplained client was first seen; 0 = none */
     const VlCall *call;
 } VlPatience;
 

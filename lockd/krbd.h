@@ -9,8 +9,8 @@
 
 #include <glib.h>
 
-/* Client addresses of all mapped devices (sysfs/bus/rbd/devices/N/client_addr), each once; empty when there are none. With
- * `shared_only` those that more than one device uses. `sysfs` is "/sys" outside tests. */
+/* Client addresses of all mapped devices (sysfs/bus/rbd/devices/N/client_addr), each once; empty when there are none.
+ * With `shared_only` those that more than one device uses. `sysfs` is "/sys" outside tests. */
 GPtrArray *vl_krbd_clients(const char *sysfs, gboolean shared_only);
 
 #endif

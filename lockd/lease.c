@@ -3,8 +3,8 @@
 
 #include "lockd/vm.h"
 
-static const char *const names[VL_LEASE_STATE_COUNT] = {"none", "taking", "incoming", "parked", "held",
-                                                        "lost", "freeing", "free"};
+static const char *const names[VL_LEASE_STATE_COUNT] = {"none", "taking", "incoming", "parked",
+                                                        "held", "lost",   "freeing",  "free"};
 
 #define TO(state) (1u << (state))
 static const guint legal[VL_LEASE_STATE_COUNT] = {
@@ -59,11 +59,11 @@ vl_lease_set_state(VlLease *lease, VlLeaseState state, const char *reason)
         return;
     g_assert(legal[lease->state] & TO(state));
     if (state == VL_LEASE_LOST)
-        g_warning("lease %s of VM %s: %s -> %s (%s)", lease->volume->display, lease->vm->name,
-                  names[lease->state], names[state], reason);
+        g_warning("lease %s of VM %s: %s -> %s (%s)", lease->volume->display, lease->vm->name, names[lease->state],
+                  names[state], reason);
     else
-        g_message("lease %s of VM %s: %s -> %s (%s)", lease->volume->display, lease->vm->name,
-                  names[lease->state], names[state], reason);
+        g_message("lease %s of VM %s: %s -> %s (%s)", lease->volume->display, lease->vm->name, names[lease->state],
+                  names[state], reason);
     vl_vms_lock(lease->vm->vms);
     lease->state = state;
     lease->since = g_get_real_time() / G_USEC_PER_SEC;

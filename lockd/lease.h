@@ -7,9 +7,9 @@
  *               │            │          │          any of them ──▶ FREEING ──▶ FREE
  *               └────────────┴──────────┴────▶ FREEING
  *
- * INCOMING (from TAKING, to PARKED): a migration is coming in, the lease is its source's and we are its heir; no right to run.
- * PARKED excludes everybody else just as HELD does; only HELD lets vCPUs run. LOST: the record names
- * somebody else, or our QEMU's clients are fenced; nothing is granted for it any more.
+ * INCOMING (from TAKING, to PARKED): a migration is coming in, the lease is its source's and we are its heir; no right
+ * to run. PARKED excludes everybody else just as HELD does; only HELD lets vCPUs run. LOST: the record names somebody
+ * else, or our QEMU's clients are fenced; nothing is granted for it any more.
  */
 #ifndef VL_LOCKD_LEASE_H
 #define VL_LOCKD_LEASE_H
@@ -44,11 +44,11 @@ typedef struct {
     gint64 since;     /* unix seconds of the last change of state */
     VlRecord *record; /* as last known to be stored; NULL before the first look */
     /* For whoever holds the VM's operation lock. */
-    GBytes *raw;         /* the bytes of `record` */
-    GPtrArray *baseline; /* of char *: clients seen on the volume before this QEMU existed, or NULL */
+    GBytes *raw;           /* the bytes of `record` */
+    GPtrArray *baseline;   /* of char *: clients seen on the volume before this QEMU existed, or NULL */
     gboolean open_already; /* QEMU had it open before we came: its client is found by socket, not by novelty */
     gboolean kept;         /* the record named this running QEMU before we came */
-    gboolean unwritten;  /* PARKED here, the stored record still says HELD */
+    gboolean unwritten;    /* PARKED here, the stored record still says HELD */
 } VlLease;
 
 VlLease *vl_lease_new(VlVm *vm, VlVolume *volume, const struct vl_volume_spec *spec, const char *target,

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "lockd/adopt.h"
 #include "lockd/audit.h"
@@ -21,14 +22,14 @@
 #include <systemd/sd-daemon.h>
 #endif
 
-#define TICK_S 1
+#define TICK_S      1
 #define STOP_WAIT_S 10
 
 enum { EXIT_CONFIG = 2, EXIT_START = 3 };
 
 /* ---- logging: to stderr with a time; under systemd the journal adds its own ---- */
 
-static gboolean log_debug;
+static gboolean log_debug, log_journal;
 
 static GLogWriterOutput
 log_write(GLogLevelFlags level, const GLogField *fields, gsize n, gpointer opaque)
@@ -37,16 +38,21 @@ log_write(GLogLevelFlags level, const GLogField *fields, gsize n, gpointer opaqu
     static const char *const words[] = {"error", "error", "error", "critical", "warning", "info", "detail", "debug"};
     if (!log_debug && (level & (G_LOG_LEVEL_DEBUG | G_LOG_LEVEL_INFO)))
         return G_LOG_WRITER_HANDLED;
-    if (g_log_writer_is_journald(fileno(stderr)))
+    if (log_journal)
         return g_log_writer_journald(level, fields, n, opaque);
     for (gsize i = 0; i < n; i++)
         if (g_str_equal(fields[i].key, "MESSAGE"))
             message = fields[i].value;
     guint bit = (guint)g_bit_nth_msf(level & G_LOG_LEVEL_MASK, -1);
-    g_autoptr(GDateTime) now = g_date_time_new_now_local();
-    g_autofree char *time = g_date_time_format(now, "%F %T.%f");
-    time[MIN(strlen(time), 23)] = '\0';
-    fprintf(stderr, "%s %s: %s\n", time, bit < G_N_ELEMENTS(words) ? words[bit] : "?", message);
+    gint64 now = g_get_real_time();
+    time_t seconds = (time_t)(now / G_USEC_PER_SEC);
+    struct tm fields_of;
+    char time_text[32] = "?";
+    /* Not GDateTime: it looks for the time zone's file anew every time. */
+    if (localtime_r(&seconds, &fields_of))
+        (void)strftime(time_text, sizeof(time_text), "%F %T", &fields_of);
+    fprintf(stderr, "%s.%03d %s: %s\n", time_text, (int)(now % G_USEC_PER_SEC / 1000),
+            bit < G_N_ELEMENTS(words) ? words[bit] : "?", message);
     return G_LOG_WRITER_HANDLED;
 }
 
@@ -64,7 +70,8 @@ static VlAnswer
 answer_for(VlDaemon *daemon, VlPlace *place, const VlQuestion *question)
 {
     if (question->addr)
-        return question->volume && vl_vms_has_reader(daemon->vms, question->volume) ? VL_ANSWER_READER : VL_ANSWER_ALIVE;
+        return question->volume && vl_vms_has_reader(daemon->vms, question->volume) ? VL_ANSWER_READER
+                                                                                    : VL_ANSWER_ALIVE;
     if (!question->volume || !question->holder.uuid || !g_atomic_int_get(&daemon->ready))
         return VL_ANSWER_ALIVE;
     if (question->holder.boot && g_str_has_prefix(question->holder.boot, "claim:")) {
@@ -190,7 +197,8 @@ run(VlDaemon *daemon)
         g_critical("%s", error->message);
         return EXIT_START;
     }
-    g_message("virtleased " VL_VERSION " on host %s (id %s, boot %s)", daemon->host->name, daemon->host->id, daemon->host->boot);
+    g_message("virtleased " VL_VERSION " on host %s (id %s, boot %s)", daemon->host->name, daemon->host->id,
+              daemon->host->boot);
     vl_adopt_all(daemon);
     VlServer *server = vl_server_new(daemon, &error);
     if (!server) {
@@ -217,9 +225,12 @@ main(int argc, char **argv)
     g_autofree char *config = NULL;
     gboolean foreground = FALSE, check = FALSE, version = FALSE, debug = FALSE;
     const GOptionEntry entries[] = {
-        {"config", 'c', 0, G_OPTION_ARG_FILENAME, &config, "configuration file (default " VL_DEFAULT_CONFIG ")", "FILE"},
-        {"foreground", 'f', 0, G_OPTION_ARG_NONE, &foreground, "do not detach (this is what it always does; kept for unit files)", NULL},
-        {"check-config", 0, 0, G_OPTION_ARG_NONE, &check, "read the configuration, say what is wrong with it, exit", NULL},
+        {"config", 'c', 0, G_OPTION_ARG_FILENAME, &config, "configuration file (default " VL_DEFAULT_CONFIG ")",
+         "FILE"},
+        {"foreground", 'f', 0, G_OPTION_ARG_NONE, &foreground,
+         "do not detach (this is what it always does; kept for unit files)", NULL},
+        {"check-config", 0, 0, G_OPTION_ARG_NONE, &check, "read the configuration, say what is wrong with it, exit",
+         NULL},
         {"debug", 'd', 0, G_OPTION_ARG_NONE, &debug, "log details", NULL},
         {"version", 0, 0, G_OPTION_ARG_NONE, &version, "print the version", NULL},
         {NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
@@ -248,6 +259,8 @@ main(int argc, char **argv)
         return EXIT_SUCCESS;
     }
     log_debug = debug || settings->debug;
+    log_journal = g_log_writer_is_journald(fileno(stderr));
+    tzset();
     g_log_set_writer_func(log_write, NULL, NULL);
     signal(SIGPIPE, SIG_IGN);
     VlDaemon *daemon = vl_daemon_new();

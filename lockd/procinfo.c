@@ -99,8 +99,7 @@ vl_proc_open(pid_t pid, guint64 start, GError **error)
         if (errno == ESRCH || errno == EINVAL)
             set_missing(error, pid);
         else
-            vl_set_error(error, VL_ERR_INTERNAL, "cannot open process %d: %s", (int)pid,
-                         g_strerror(errno));
+            vl_set_error(error, VL_ERR_INTERNAL, "cannot open process %d: %s", (int)pid, g_strerror(errno));
         return -1;
     }
     guint64 now = 0;
@@ -112,9 +111,7 @@ vl_proc_open(pid_t pid, guint64 start, GError **error)
      * is that process or the descriptor's one is gone, which the poll tells. */
     if (now != start || vl_proc_exited(fd)) {
         vl_set_error(error, VL_ERR_MISSING,
-                     now != start ? "process %d is another one, started later"
-                                  : "process %d has exited",
-                     (int)pid);
+                     now != start ? "process %d is another one, started later" : "process %d has exited", (int)pid);
         close(fd);
         return -1;
     }
@@ -236,8 +233,8 @@ vl_proc_local_ips(pid_t pid, GError **error)
         if (!file && errno == ENOENT && i == 1)
             continue; /* a kernel without IPv6 */
         if (!file) {
-            vl_set_error(error, errno == EACCES ? VL_ERR_INTERNAL : VL_ERR_MISSING,
-                         "cannot read %s: %s", path, g_strerror(errno));
+            vl_set_error(error, errno == EACCES ? VL_ERR_INTERNAL : VL_ERR_MISSING, "cannot read %s: %s", path,
+                         g_strerror(errno));
             return NULL;
         }
         char *line = NULL;
@@ -372,10 +369,8 @@ libvirt_conf_value(const char *root, const char *file, const char *key)
 char *
 vl_host_uuid_at(const char *root)
 {
-    static const char *const confs[] = {"/etc/libvirt/libvirtd.conf",
-                                        "/etc/libvirt/virtqemud.conf"};
-    static const char *const dmi[] = {"/sys/devices/virtual/dmi/id/product_uuid",
-                                      "/sys/class/dmi/id/product_uuid"};
+    static const char *const confs[] = {"/etc/libvirt/libvirtd.conf", "/etc/libvirt/virtqemud.conf"};
+    static const char *const dmi[] = {"/sys/devices/virtual/dmi/id/product_uuid", "/sys/class/dmi/id/product_uuid"};
     for (gsize i = 0; i < G_N_ELEMENTS(confs); i++) {
         g_autofree char *set = libvirt_conf_value(root, confs[i], "host_uuid");
         g_autofree char *source = libvirt_conf_value(root, confs[i], "host_uuid_source");

@@ -18,7 +18,7 @@
 
 #include <glib.h>
 
-#define VL_RECORD_VERSION 1
+#define VL_RECORD_VERSION  1
 #define VL_RECORD_SIZE_MAX (256 * 1024)
 
 /* One QEMU process: leases belong to these, not to names. */
@@ -46,9 +46,9 @@ typedef struct {
     char *id; /* random: names this very attempt */
     char *host, *host_name;
     guint64 session;
-    char *uuid, *vm; /* for whom */
-    guint64 epoch;   /* what the record's epoch will be */
-    GPtrArray *addrs;  /* of char *: exactly what will be fenced */
+    char *uuid, *vm;  /* for whom */
+    guint64 epoch;    /* what the record's epoch will be */
+    GPtrArray *addrs; /* of char *: exactly what will be fenced */
     gint64 since;
 } VlClaim;
 

@@ -14,9 +14,9 @@
 #include "lockd/rescan.h"
 #include "lockd/take.h"
 
-#define EXIT_WAIT_S 20.0
+#define EXIT_WAIT_S      20.0
 #define READER_SESSION_S 5.0
-#define POLL_US (10 * 1000)
+#define POLL_US          (10 * 1000)
 
 static void
 spec_free(gpointer spec)
@@ -88,13 +88,15 @@ add_after_predecessor(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **e
             return TRUE;
         if (!g_atomic_int_get(&other->exited) && !vl_proc_exited(other->pidfd)) {
             vl_set_error(error, VL_ERR_HELD,
-                         "VM '%s' (%s) still runs on this host as process %" G_GINT64_FORMAT "; a second one may not start",
+                         "VM '%s' (%s) still runs on this host as process %" G_GINT64_FORMAT
+                         "; a second one may not start",
                          other->name, other->who.uuid, other->who.pid);
             return FALSE;
         }
         if (vl_clock_now() >= until || !vl_call_check(call, "waiting for the previous process", NULL)) {
             vl_set_error(error, VL_ERR_STORAGE,
-                         "VM '%s': the leases of its previous process %" G_GINT64_FORMAT " could not be freed yet, see the log of "
+                         "VM '%s': the leases of its previous process %" G_GINT64_FORMAT
+                         " could not be freed yet, see the log of "
                          "virtleased; try again when its storage answers",
                          other->name, other->who.pid);
             return FALSE;
@@ -108,7 +110,8 @@ vm_for_peer(VlDaemon *daemon, const VlRequest *request, gint64 peer, GError **er
 {
     VlIncarnation who = {daemon->host->id, daemon->host->boot, request->uuid, peer, 0};
     if (peer <= 0) {
-        vl_set_error(error, VL_ERR_NOT_PERMITTED, "VM '%s': its process cannot be seen from virtleased's pid namespace", request->name);
+        vl_set_error(error, VL_ERR_NOT_PERMITTED, "VM '%s': its process cannot be seen from virtleased's pid namespace",
+                     request->name);
         return NULL;
     }
     if (!vl_proc_start_time((pid_t)peer, &who.start, error))
@@ -137,7 +140,8 @@ be_asked_about_readers(VlDaemon *daemon, VlVm *vm, const VlCall *call)
 static gboolean
 register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCall *call, GError **error)
 {
-    g_autoptr(VlDomain) domain = vl_disks_domain(daemon, request->uri, request->name, request->uuid, vm->who.pid, call, error);
+    g_autoptr(VlDomain) domain =
+        vl_disks_domain(daemon, request->uri, request->name, request->uuid, vm->who.pid, call, error);
     if (!domain)
         return FALSE;
     g_autoptr(GPtrArray) leases = g_ptr_array_new();
@@ -187,14 +191,16 @@ vm_of(VlDaemon *daemon, const VlRequest *request, const VlCall *call, GError **e
         return vm->adopting ? NULL : g_steal_pointer(&vm);
     }
     if (!vm && request->pid > 0) {
-        g_autoptr(VlVm) found = vl_adopt_running(daemon, request->uri, request->name, request->uuid, request->pid, call, error);
+        g_autoptr(VlVm) found =
+            vl_adopt_running(daemon, request->uri, request->name, request->uuid, request->pid, call, error);
         if (found)
             return g_steal_pointer(&found);
         g_prefix_error(error, "VM '%s' is not registered: ", request->name);
         return NULL;
     }
     vl_set_error(error, VL_ERR_NOT_REGISTERED,
-                 "VM '%s' (%s), process %" G_GINT64_FORMAT ", is not registered with virtleased: no lease. It must be started anew "
+                 "VM '%s' (%s), process %" G_GINT64_FORMAT
+                 ", is not registered with virtleased: no lease. It must be started anew "
                  "through libvirt",
                  request->name, request->uuid, request->pid);
     return NULL;
@@ -209,7 +215,8 @@ vl_acquire(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **er
     call->gone = &vm->exited;
     g_mutex_lock(&vm->op);
     gboolean ok = vl_incoming_finish(daemon, vm, request->state, call, error) &&
-                  vl_rescan_unleased(daemon, vm, call, error) && vl_rescan_devices(daemon, vm, request->devices, call, error);
+                  vl_rescan_unleased(daemon, vm, call, error) &&
+                  vl_rescan_devices(daemon, vm, request->devices, call, error);
     /* A <lease> attached to a paused VM is for its disks to come; the CPUs do not run. */
     if (ok && (!request->devices->len || vm->running))
         ok = vl_hold_all(daemon, vm, call, error);

@@ -11,9 +11,9 @@
 #include "lockd/statusxml.h"
 
 #define TIMEOUT_DEFAULT_MS 40000
-#define TIMEOUT_MAX_MS 600000
-#define REPLY_ROOM_MS 2000 /* the asker must still be there when the answer comes */
-#define ARGS_MAX 16
+#define TIMEOUT_MAX_MS     600000
+#define REPLY_ROOM_MS      2000 /* the asker must still be there when the answer comes */
+#define ARGS_MAX           16
 
 typedef struct {
     VlRequest vm;
@@ -95,8 +95,8 @@ decode_uuid(const struct vl_field *field, char **target)
     if (field->len != 16)
         return -EPROTO;
     g_free(*target);
-    *target = g_strdup_printf("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3],
-                              b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+    *target = g_strdup_printf("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2],
+                              b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
     return 0;
 }
 
@@ -166,7 +166,8 @@ decode(const VlIncoming *incoming, Decoded *decoded)
 /* ---- running ---- */
 
 static gboolean
-run_plugin_call(VlDaemon *daemon, const VlIncoming *incoming, Decoded *decoded, VlCall *call, char **state, GError **error)
+run_plugin_call(VlDaemon *daemon, const VlIncoming *incoming, Decoded *decoded, VlCall *call, char **state,
+                GError **error)
 {
     const VlRequest *vm = &decoded->vm;
     switch (incoming->type) {
@@ -207,7 +208,7 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
     int r = decode(incoming, &decoded);
     guint timeout = decoded.vm.timeout_ms ? decoded.vm.timeout_ms : TIMEOUT_DEFAULT_MS;
     guint room = MIN(REPLY_ROOM_MS, timeout / 4);
-    VlCall call = {.deadline = began + (gint64)(timeout - room) * 1000, .hung_up = incoming->hung_up};
+    VlCall call = {.deadline = began + (gint64)(timeout - room) * 1000, .asker = &incoming->fd};
 
     if (r < 0)
         vl_set_error(&error, VL_ERR_PROTOCOL, "malformed request (%s)", g_strerror(-r));
@@ -227,9 +228,12 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
     double ms = (double)(vl_clock_now() - began) / 1000;
     if (!ok)
         g_warning("%s of %s: refused after %.1f ms: %s", type_name(incoming->type),
-                  decoded.vm.name ? decoded.vm.name : decoded.verb ? decoded.verb : "?", ms, error->message);
+                  decoded.vm.name ? decoded.vm.name
+                  : decoded.verb  ? decoded.verb
+                                  : "?",
+                  ms, error->message);
     else if (incoming->type != VL_MSG_CTL)
-        g_message("%s of VM %s (process %" G_GINT64_FORMAT "): done in %.1f ms", type_name(incoming->type), decoded.vm.name,
-                  decoded.vm.pid, ms);
+        g_message("%s of VM %s (process %" G_GINT64_FORMAT "): done in %.1f ms", type_name(incoming->type),
+                  decoded.vm.name, decoded.vm.pid, ms);
     decoded_clear(&decoded);
 }

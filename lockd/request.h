@@ -6,13 +6,13 @@
 #include "common/protocol.h"
 #include "lockd/daemon.h"
 
-/* What arrived on a socket, already bounded. `hung_up` is set while we work if the asker goes away. */
+/* What arrived on a socket, already bounded. */
 typedef struct {
     uint16_t type;
     const uint8_t *body;
     size_t len;
     gint64 peer_pid;
-    gint *hung_up;
+    int fd; /* the connection: its end ends the call */
 } VlIncoming;
 
 /* Runs the request and fills `reply` (initialised here). Never fails: errors are replies. */

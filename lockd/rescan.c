@@ -13,9 +13,9 @@
 #include "lockd/incoming.h"
 #include "lockd/take.h"
 
-#define ROUNDS 4 /* after a hint from libvirt, which may come before the XML is written */
+#define ROUNDS   4 /* after a hint from libvirt, which may come before the XML is written */
 #define ROUND_US (250 * 1000)
-#define TAKE_S 30.0
+#define TAKE_S   30.0
 #define ATTACH_S 60 /* a <lease> that the XML does not name yet may still be on its way into it */
 
 /* ---- detached ---- */
@@ -34,7 +34,8 @@ named_in(const GPtrArray *disks, const VlLease *lease)
         const VlDisk *disk = disks->pdata[i];
         struct vl_volume_spec spec = {0};
         gboolean same = same_image(&disk->spec, &lease->spec);
-        if (!same && disk->spec.kind == VL_VOLUME_FILE && vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
+        if (!same && disk->spec.kind == VL_VOLUME_FILE &&
+            vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
             same = same_image(&spec, &lease->spec);
         vl_volume_spec_clear(&spec);
         if (same)
@@ -156,10 +157,12 @@ vl_rescan_devices(VlDaemon *daemon, VlVm *vm, GPtrArray *specs, const VlCall *ca
     for (guint i = 0; i < specs->len; i++) {
         const struct vl_volume_spec *spec = specs->pdata[i];
         if (spec->kind != VL_VOLUME_RBD) {
-            vl_set_error(error, VL_ERR_CONFIG, "<lease> %s: only lockspace \"rbd\" with key POOL/IMAGE is served", spec->path);
+            vl_set_error(error, VL_ERR_CONFIG, "<lease> %s: only lockspace \"rbd\" with key POOL/IMAGE is served",
+                         spec->path);
             return FALSE;
         }
-        g_autoptr(VlVolume) volume = daemon->store->ops->resolve(daemon->store, spec, vl_call_within(call, TAKE_S), error);
+        g_autoptr(VlVolume) volume =
+            daemon->store->ops->resolve(daemon->store, spec, vl_call_within(call, TAKE_S), error);
         if (!volume)
             return FALSE;
         if (vl_vm_find_lease(vm, volume->key))
@@ -198,8 +201,11 @@ rescan_once(VlDaemon *daemon, VlVm *vm)
     if (vm->gone || g_atomic_int_get(&vm->exited) || vm->adopting)
         return FALSE;
     VlCall read_call = {.deadline = vl_deadline_in(0.5), .gone = &vm->exited};
-    g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, &read_call, NULL);
-    if (!domain || domain->pid != vm->who.pid || (domain->async_job && (g_str_equal(domain->async_job, "start") || g_str_equal(domain->async_job, "migration in"))))
+    g_autoptr(VlDomain) domain =
+        vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, &read_call, NULL);
+    if (!domain || domain->pid != vm->who.pid ||
+        (domain->async_job &&
+         (g_str_equal(domain->async_job, "start") || g_str_equal(domain->async_job, "migration in"))))
         return FALSE;
     note_migration(daemon, vm, domain);
     gboolean had_devices = FALSE;
@@ -220,7 +226,8 @@ rescan_job(VlDaemon *daemon, gpointer data)
     VlVm *vm = data;
     do {
         g_atomic_int_set(&vm->rescan, 1);
-        for (guint round = 0; round < ROUNDS && !g_atomic_int_get(&vm->exited) && !g_atomic_int_get(&daemon->stopping); round++) {
+        for (guint round = 0; round < ROUNDS && !g_atomic_int_get(&vm->exited) && !g_atomic_int_get(&daemon->stopping);
+             round++) {
             VlCall call = {.deadline = vl_deadline_in(1), .gone = &vm->exited};
             vl_clock_sleep_until(vl_clock_now() + ROUND_US, &call);
             g_mutex_lock(&vm->op);
@@ -266,8 +273,8 @@ vl_rescan_watch(VlDaemon *daemon)
     g_autoptr(GFile) dir = path ? g_file_new_for_path(path) : NULL;
     GFileMonitor *monitor = dir ? g_file_monitor_directory(dir, G_FILE_MONITOR_WATCH_MOVES, NULL, &error) : NULL;
     if (!monitor) {
-        g_warning("%s cannot be watched: %s; hot-plugged disks are noticed by libvirt's hints only", path ? path : "the status directory",
-                  error->message);
+        g_warning("%s cannot be watched: %s; hot-plugged disks are noticed by libvirt's hints only",
+                  path ? path : "the status directory", error->message);
         return;
     }
     g_file_monitor_set_rate_limit(monitor, 0);

@@ -130,7 +130,8 @@ consider(const VlFenceQuestion *question, const char *addr, GPtrArray *set)
     g_autofree char *ip = vl_addr_ip(addr);
     if (!ip || question->record->shared || g_hash_table_contains(question->own_ips, ip))
         return;
-    if (vl_addrs_has(question->dead_ips, ip) && !recorded_by_others(question, addr) && !vl_addrs_has(question->never, addr))
+    if (vl_addrs_has(question->dead_ips, ip) && !recorded_by_others(question, addr) &&
+        !vl_addrs_has(question->never, addr))
         vl_addrs_add(set, addr);
 }
 
@@ -157,7 +158,8 @@ vl_rules_fence_set(const VlFenceQuestion *question)
     for (guint i = 0; i < question->victims->len; i++) {
         const VlHolder *victim = question->victims->pdata[i];
         for (guint k = 0; k < victim->addrs->len; k++)
-            if (!vl_addrs_has(question->never, victim->addrs->pdata[k]) && !recorded_by_others(question, victim->addrs->pdata[k]))
+            if (!vl_addrs_has(question->never, victim->addrs->pdata[k]) &&
+                !recorded_by_others(question, victim->addrs->pdata[k]))
                 vl_addrs_add(set, victim->addrs->pdata[k]);
     }
     for (guint i = 0; claim && i < claim->addrs->len; i++)

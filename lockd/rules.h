@@ -19,8 +19,7 @@ typedef enum {
 VlTakeStep vl_rules_take(const VlRecord *record, const VlIncarnation *me, gboolean shared, GPtrArray *ret_blockers);
 
 /* The record with `holder` in it and `victims` (may be NULL) and any claim out of it. Epoch + 1. */
-VlRecord *vl_rules_granted(const VlRecord *record, const VlHolder *holder, gboolean shared,
-                           const GPtrArray *victims);
+VlRecord *vl_rules_granted(const VlRecord *record, const VlHolder *holder, gboolean shared, const GPtrArray *victims);
 
 /* The record without this incarnation, as holder, heir or previous; a holder's first heir becomes the holder,
  * PARKED (R16). NULL when nothing needs to be remembered (remove it). */

@@ -20,9 +20,9 @@
 #endif
 
 #define CONNECTIONS_MAX 512
-#define BACKLOG 512
-#define READ_MS 5000  /* for a whole request to arrive */
-#define WRITE_MS 5000
+#define BACKLOG         512
+#define READ_MS         5000 /* for a whole request to arrive */
+#define WRITE_MS        5000
 
 struct VlServer {
     VlDaemon *daemon;
@@ -33,94 +33,53 @@ struct VlServer {
     char *unlink; /* path we made, or NULL */
 };
 
-typedef struct {
-    VlServer *server;
-    int fd;
-    gint refs; /* atomic: worker and hang-up watch */
-    gint hung_up;
-} Connection;
-
 static void
-connection_unref(gpointer data)
-{
-    Connection *connection = data;
-    if (!g_atomic_int_dec_and_test(&connection->refs))
-        return;
-    close(connection->fd);
-    g_free(connection);
-}
-
-/* The peer closed its end while we work: its call ends (R19). */
-static gboolean
-on_hang_up(gint fd, GIOCondition condition, gpointer data)
-{
-    Connection *connection = data;
-    g_atomic_int_set(&connection->hung_up, 1);
-    return G_SOURCE_REMOVE;
-}
-
-static GSource *
-watch_hang_up(Connection *connection)
-{
-    GSource *source = g_unix_fd_source_new(connection->fd, (GIOCondition)(G_IO_HUP | G_IO_ERR | POLLRDHUP));
-    g_atomic_int_inc(&connection->refs);
-    G_GNUC_BEGIN_IGNORE_DEPRECATIONS
-    g_source_set_callback(source, G_SOURCE_FUNC(on_hang_up), connection, connection_unref);
-    G_GNUC_END_IGNORE_DEPRECATIONS
-    g_source_attach(source, NULL);
-    return source;
-}
-
-static void
-send_reply(Connection *connection, struct vl_msg *reply)
+send_reply(int fd, struct vl_msg *reply)
 {
     int r = vl_msg_finish(reply);
     if (r == 0)
-        r = vl_write_all(connection->fd, reply->data, reply->len, vl_now_ms() + WRITE_MS);
+        r = vl_write_all(fd, reply->data, reply->len, vl_now_ms() + WRITE_MS);
     if (r < 0)
         g_info("a reply could not be sent: %s", g_strerror(-r));
 }
 
 static void
-refuse(Connection *connection, enum vl_error code, const char *text)
+refuse(int fd, enum vl_error code, const char *text)
 {
     struct vl_msg reply;
     vl_msg_init(&reply, VL_MSG_REPLY, VL_PROTO_REPLY_MAX);
     vl_msg_add_u64(&reply, VL_TAG_ERROR_CODE, code);
     vl_msg_add_text(&reply, VL_TAG_ERROR_TEXT, text);
-    send_reply(connection, &reply);
+    send_reply(fd, &reply);
     vl_msg_free(&reply);
 }
 
 static void
 serve(gpointer data, gpointer opaque)
 {
-    Connection *connection = data;
+    int fd = GPOINTER_TO_INT(data) - 1;
     VlServer *server = opaque;
     struct ucred peer = {0};
     socklen_t size = sizeof(peer);
     struct vl_frame frame;
     uint8_t *body = NULL;
     int r;
-    if (getsockopt(connection->fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != 0) {
         g_warning("a process of user %u (pid %d) tried to talk to us: refused", peer.uid, peer.pid);
-        refuse(connection, VL_ERR_NOT_PERMITTED, "only root may talk to virtleased");
-    } else if ((r = vl_read_frame(connection->fd, VL_PROTO_REQUEST_MAX, vl_now_ms() + READ_MS, &frame, &body)) < 0) {
+        refuse(fd, VL_ERR_NOT_PERMITTED, "only root may talk to virtleased");
+    } else if ((r = vl_read_frame(fd, VL_PROTO_REQUEST_MAX, vl_now_ms() + READ_MS, &frame, &body)) < 0) {
         g_autofree char *text = g_strdup_printf("request not understood: %s", g_strerror(-r));
         g_warning("pid %d: %s", peer.pid, text);
-        refuse(connection, VL_ERR_PROTOCOL, text);
+        refuse(fd, VL_ERR_PROTOCOL, text);
     } else {
-        VlIncoming incoming = {frame.type, body, frame.length, peer.pid, &connection->hung_up};
+        VlIncoming incoming = {frame.type, body, frame.length, peer.pid, fd};
         struct vl_msg reply;
-        GSource *source = watch_hang_up(connection);
         vl_request_run(server->daemon, &incoming, &reply);
-        g_source_destroy(source);
-        g_source_unref(source);
-        send_reply(connection, &reply);
+        send_reply(fd, &reply);
         vl_msg_free(&reply);
     }
     free(body);
-    connection_unref(connection);
+    close(fd);
     g_atomic_int_add(&server->running, -1);
 }
 
@@ -131,17 +90,13 @@ on_connection(gint fd, GIOCondition condition, gpointer data)
     int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (client < 0)
         return G_SOURCE_CONTINUE;
-    Connection *connection = g_new0(Connection, 1);
-    connection->server = server;
-    connection->fd = client;
-    connection->refs = 1;
     if (g_atomic_int_add(&server->running, 1) >= CONNECTIONS_MAX) {
         g_atomic_int_add(&server->running, -1);
-        refuse(connection, VL_ERR_TIMEOUT, "virtleased is serving its maximum of requests; try again");
-        connection_unref(connection);
+        refuse(client, VL_ERR_TIMEOUT, "virtleased is serving its maximum of requests; try again");
+        close(client);
         return G_SOURCE_CONTINUE;
     }
-    g_thread_pool_push(server->pool, connection, NULL);
+    g_thread_pool_push(server->pool, GINT_TO_POINTER(client + 1), NULL); /* a pool takes no NULL */
     return G_SOURCE_CONTINUE;
 }
 
@@ -162,7 +117,8 @@ bind_path(const char *path, GError **error)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof(address.sun_path)) {
-        vl_set_error(error, VL_ERR_CONFIG, "socket \"%s\": a socket path has at most %zu characters", path, sizeof(address.sun_path) - 1);
+        vl_set_error(error, VL_ERR_CONFIG, "socket \"%s\": a socket path has at most %zu characters", path,
+                     sizeof(address.sun_path) - 1);
         return -1;
     }
     strcpy(address.sun_path, path); /* length checked above */

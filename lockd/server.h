@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The UNIX socket. The main loop accepts and watches for askers that go away; a worker thread per connection
- * reads the one request, runs it and writes the one reply, each with a deadline. Root only.
+ * The UNIX socket. The main loop accepts; a worker thread per connection reads the one request, runs it and writes the
+ * one reply, each with a deadline. Root only.
  */
 #ifndef VL_LOCKD_SERVER_H
 #define VL_LOCKD_SERVER_H

@@ -12,7 +12,7 @@
 
 #define RENEW_DEADLINE_S 6
 #define BEGIN_DEADLINE_S 15
-#define LOG_EVERY 8 /* failed renewals between two lines of log */
+#define LOG_EVERY        8 /* failed renewals between two lines of log */
 
 typedef struct {
     VlSessions *all;
@@ -24,7 +24,7 @@ typedef struct {
     gint64 last_ok;
     char *problem;
     enum vl_error problem_code;
-    gboolean hurry;   /* wake up now */
+    gboolean hurry;     /* wake up now */
     gboolean republish; /* the identity says something that is no longer so */
     /* the thread's own */
     GBytes *identity;
@@ -117,15 +117,16 @@ check_stranger(Session *session, const VlIdentity *there, GError **error)
 {
     VlIncarnation holder = {.host = session->all->host->id};
     VlAsk ask = {NULL, &holder, NULL};
-    VlCall call = {.deadline = vl_deadline_in((MAX(session->all->dead_after_s, there->dead_after) + there->grace) * 3 + 30)};
+    VlCall call = {.deadline =
+                       vl_deadline_in((MAX(session->all->dead_after_s, there->dead_after) + there->grace) * 3 + 30)};
     VlSessionObject seen = {0};
     VlAnswer answer;
     g_autoptr(GError) local = NULL;
     g_message("session in %s: its object was written in boot %s of a host named %s; watching whether "
               "that one lives",
               session->place->display, there->boot, there->name);
-    gboolean dead = vl_window_run(session->place, session->all->host->id, &ask, session->all->dead_after_s, &call, &seen,
-                                  &answer, &local);
+    gboolean dead = vl_window_run(session->place, session->all->host->id, &ask, session->all->dead_after_s, &call,
+                                  &seen, &answer, &local);
     vl_session_object_clear(&seen);
     if (dead)
         return TRUE;
@@ -150,8 +151,8 @@ session_take(Session *session, VlSessionObject *object, gint64 deadline, GError 
         return FALSE;
     gboolean same_boot = g_str_equal(there->boot, all->host->boot) && g_str_equal(there->machine, all->host->machine);
     gboolean earlier = !same_boot && there->mark != VL_SESSION_CLOSED;
-    if (earlier && !(all->events.own_boot(there->boot, all->events.opaque) &&
-                     g_str_equal(there->machine, all->host->machine))) {
+    if (earlier &&
+        !(all->events.own_boot(there->boot, all->events.opaque) && g_str_equal(there->machine, all->host->machine))) {
         if (!check_stranger(session, there, error))
             return FALSE;
         deadline = vl_deadline_in(BEGIN_DEADLINE_S);
@@ -202,8 +203,8 @@ session_begin(Session *session, GError **error)
     guint64 before = session->number;
     if (!ops(session)->session_read(session->place, session->all->host->id, &object, deadline, error))
         return FALSE;
-    gboolean ok = object.present ? session_take(session, &object, deadline, error)
-                                 : session_create(session, deadline, error);
+    gboolean ok =
+        object.present ? session_take(session, &object, deadline, error) : session_create(session, deadline, error);
     vl_session_object_clear(&object);
     session->rewatch = TRUE;
     if (ok && before && before != session->number)
@@ -228,8 +229,8 @@ session_failed(Session *session, const GError *why)
 {
     gint64 silent = vl_clock_now() - session->last_ok;
     if (session->failures++ % LOG_EVERY == 0)
-        g_warning("session in %s: not renewed for %.1f s: %s", session->place->display,
-                  (double)silent / G_USEC_PER_SEC, why->message);
+        g_warning("session in %s: not renewed for %.1f s: %s", session->place->display, (double)silent / G_USEC_PER_SEC,
+                  why->message);
     session_note(session, VL_SESSION_SILENT, why);
     g_autoptr(GError) error = NULL;
     gboolean reconnected = FALSE;
@@ -249,8 +250,8 @@ session_watch(Session *session, GError **error)
     const char *host = session->all->host->id;
     if (!session->rewatch && ops(session)->session_watch_ok(session->place, host))
         return TRUE;
-    if (!ops(session)->session_watch(session->place, host, session->all->events.challenge,
-                                     session->all->events.opaque, vl_deadline_in(RENEW_DEADLINE_S), error))
+    if (!ops(session)->session_watch(session->place, host, session->all->events.challenge, session->all->events.opaque,
+                                     vl_deadline_in(RENEW_DEADLINE_S), error))
         return FALSE;
     session->rewatch = FALSE;
     return TRUE;
@@ -325,7 +326,8 @@ session_beat(Session *session)
         session->counter++;
         session_renewed(session, sent);
         if (!watched) {
-            g_warning("session in %s: renewed, but challenges do not reach this host: %s", session->place->display, deaf->message);
+            g_warning("session in %s: renewed, but challenges do not reach this host: %s", session->place->display,
+                      deaf->message);
             session_note(session, VL_SESSION_UP, deaf);
         }
     } else if (vl_error_code(error) == VL_ERR_CHANGED || vl_error_code(error) == VL_ERR_MISSING) {
@@ -447,8 +449,8 @@ vl_sessions_list(VlSessions *sessions)
     g_hash_table_iter_init(&iter, sessions->table);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         Session *session = value;
-        VlSessionInfo info = {session->place, session->state, session->number, session->counter, 0,
-                              g_strdup(session->problem)};
+        VlSessionInfo info = {
+            session->place, session->state, session->number, session->counter, 0, g_strdup(session->problem)};
         info.silent_ms = session->last_ok ? (vl_clock_now() - session->last_ok) / 1000 : -1;
         g_array_append_val(list, info);
     }
@@ -479,9 +481,8 @@ session_end(Session *session, gboolean leases_left, guint grace_s)
         g_thread_join(session->thread);
     if (session->identity && session->state == VL_SESSION_UP) {
         g_autoptr(GError) error = NULL;
-        g_autoptr(GBytes) last = identity_make(session, session->number,
-                                               leases_left ? VL_SESSION_LIVE : VL_SESSION_CLOSED,
-                                               leases_left ? grace_s : 0);
+        g_autoptr(GBytes) last = identity_make(
+            session, session->number, leases_left ? VL_SESSION_LIVE : VL_SESSION_CLOSED, leases_left ? grace_s : 0);
         if (!ops(session)->session_swap(session->place, session->all->host->id, session->identity, last,
                                         vl_deadline_in(2), &error))
             g_warning("session in %s: its end could not be announced: %s", session->place->display, error->message);

@@ -7,10 +7,10 @@
 #include "common/protocol.h"
 #include "lockd/error.h"
 
-#define TAKEOVER_WAIT_MARGIN_S 10
+#define TAKEOVER_WAIT_MARGIN_S   10
 #define PLUGIN_TIMEOUT_DEFAULT_S 40
-#define WATCH_TIMEOUT_S 30 /* osd_client_watch_timeout's default */
-#define MONTH_S (30 * 24 * 3600)
+#define WATCH_TIMEOUT_S          30 /* osd_client_watch_timeout's default */
+#define MONTH_S                  (30 * 24 * 3600)
 
 static const char *const takeover_words[] = {"auto", "manual", NULL};
 static const char *const watch_words[] = {"ignore", "wait", NULL};
@@ -104,7 +104,8 @@ settings_check_plugin(const VlSettings *settings, GError **error)
         return FALSE;
     }
     if (socket && !g_str_equal(socket, settings->socket)) {
-        vl_set_error(error, VL_ERR_CONFIG, "socket is \"%s\" here, but \"%s\" in %s: the plugin would never find this daemon",
+        vl_set_error(error, VL_ERR_CONFIG,
+                     "socket is \"%s\" here, but \"%s\" in %s: the plugin would never find this daemon",
                      settings->socket, socket, settings->plugin_conf);
         return FALSE;
     }
@@ -112,8 +113,8 @@ settings_check_plugin(const VlSettings *settings, GError **error)
         vl_set_error(error, VL_ERR_CONFIG,
                      "takeover_wait is %u s but the plugin gives up after %u s: set timeout in %s to at "
                      "least %u, or takeover_wait to at most %u",
-                     settings->takeover_wait, timeout, settings->plugin_conf,
-                     settings->takeover_wait + 6, timeout > 6 ? timeout - 6 : 0);
+                     settings->takeover_wait, timeout, settings->plugin_conf, settings->takeover_wait + 6,
+                     timeout > 6 ? timeout - 6 : 0);
         return FALSE;
     }
     return TRUE;
@@ -132,7 +133,8 @@ vl_settings_load(const char *path, gboolean must_exist, GError **error)
         settings->takeover_wait = settings->dead_after + TAKEOVER_WAIT_MARGIN_S;
     if (settings->takeover_watch == VL_WATCH_WAIT && settings->takeover_wait < WATCH_TIMEOUT_S + settings->dead_after) {
         vl_set_error(error, VL_ERR_CONFIG,
-                     "%s: takeover_watch = \"wait\" needs a takeover_wait of at least %u: Ceph sees a dead client's watch for %d s",
+                     "%s: takeover_watch = \"wait\" needs a takeover_wait of at least %u: Ceph sees a dead client's "
+                     "watch for %d s",
                      path, WATCH_TIMEOUT_S + settings->dead_after, WATCH_TIMEOUT_S);
         return NULL;
     }

@@ -17,9 +17,9 @@ enum { VL_LOST_PAUSE, VL_LOST_KILL, VL_LOST_LOG };
 
 typedef struct {
     char *socket;
-    char *state_dir;   /* journal, survives reboots */
-    char *run_root;    /* "/run": where libvirt keeps its status XML */
-    char *plugin_conf; /* checked at start: its timeout must exceed takeover_wait */
+    char *state_dir;           /* journal, survives reboots */
+    char *run_root;            /* "/run": where libvirt keeps its status XML */
+    char *plugin_conf;         /* checked at start: its timeout must exceed takeover_wait */
     char *host_id, *host_name; /* NULL: found out */
     char *ceph_conf, *ceph_user;
     unsigned int op_timeout;       /* s: one storage operation */

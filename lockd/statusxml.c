@@ -106,8 +106,8 @@ rbd_source(const xmlNode *source, const char *name, VlDisk *disk, GError **error
         g_autofree char *host = attr(i, "name");
         g_autofree char *port = attr(i, "port");
         if (!host || vl_volume_add_host(&disk->spec, host, port) < 0) {
-            vl_set_error(error, VL_ERR_NO_XML, "'%s' port '%s' is not a monitor address",
-                         host ? host : "", port ? port : "");
+            vl_set_error(error, VL_ERR_NO_XML, "'%s' port '%s' is not a monitor address", host ? host : "",
+                         port ? port : "");
             return FALSE;
         }
     }
@@ -152,16 +152,15 @@ source_spec(const char *type, const xmlNode *source, VlDisk *disk, GError **erro
     g_autofree char *name = attr(source, network ? "name" : "volume");
     if (g_strcmp0(protocol, "rbd") == 0)
         return rbd_source(source, name ? name : "", disk, error) ? 1 : -1;
-    g_autofree char *path = g_strdup_printf("%s:%s%s%s", protocol ? protocol : "", pool ? pool : "",
-                                            pool ? "/" : "", name ? name : "");
+    g_autofree char *path =
+        g_strdup_printf("%s:%s%s%s", protocol ? protocol : "", pool ? pool : "", pool ? "/" : "", name ? name : "");
     set_path(disk, VL_VOLUME_OTHER, path);
     return 1;
 }
 
 /* Adds what `node` (<disk>, <mirror> or <nvram>) names, if it names anything. */
 static gboolean
-add_disk(VlDomain *domain, const xmlNode *node, const char *format_element, const xmlNode *parent,
-         GError **error)
+add_disk(VlDomain *domain, const xmlNode *node, const char *format_element, const xmlNode *parent, GError **error)
 {
     VlDisk *disk = g_new0(VlDisk, 1);
     g_autofree char *type = attr(node, "type");
@@ -177,8 +176,8 @@ add_disk(VlDomain *domain, const xmlNode *node, const char *format_element, cons
         return TRUE;
     }
     if (r < 0)
-        vl_set_error(error, VL_ERR_NO_XML, "%s %s: %s", (const char *)node->name,
-                     disk->target ? disk->target : "", local->message);
+        vl_set_error(error, VL_ERR_NO_XML, "%s %s: %s", (const char *)node->name, disk->target ? disk->target : "",
+                     local->message);
     disk_free(disk);
     return r == 0;
 }
@@ -223,13 +222,13 @@ add_disks(VlDomain *domain, const xmlNode *def, GError **error)
 {
     const xmlNode *devices = child(def, "devices");
     for (xmlNode *i = devices ? devices->children : NULL; i; i = i->next) {
-        if (i->type == XML_ELEMENT_NODE && xmlStrEqual(i->name, BAD_CAST "lease") && !add_device_lease(domain, i, error))
+        if (i->type == XML_ELEMENT_NODE && xmlStrEqual(i->name, BAD_CAST "lease") &&
+            !add_device_lease(domain, i, error))
             return FALSE;
         if (i->type != XML_ELEMENT_NODE || !xmlStrEqual(i->name, BAD_CAST "disk"))
             continue;
         xmlNode *mirror = child(i, "mirror");
-        if (!add_disk(domain, i, "driver", i, error) ||
-            (mirror && !add_disk(domain, mirror, "format", i, error)))
+        if (!add_disk(domain, i, "driver", i, error) || (mirror && !add_disk(domain, mirror, "format", i, error)))
             return FALSE;
         add_backing(domain, i);
     }
@@ -309,8 +308,7 @@ vl_statusxml_parse(const char *path, const char *text, gsize len, GError **error
     context->sax->internalSubset = stop_at_doctype;
     /* Not XML_PARSE_NOENT, which would expand entities, and not XML_PARSE_HUGE. */
     xmlDoc *doc = xmlCtxtReadMemory(context, text, (int)len, NULL, NULL,
-                                    XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING |
-                                        XML_PARSE_NOCDATA);
+                                    XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING | XML_PARSE_NOCDATA);
     const xmlNode *root = doc ? xmlDocGetRootElement(doc) : NULL;
     VlDomain *domain = NULL;
     if (root) {
@@ -320,10 +318,9 @@ vl_statusxml_parse(const char *path, const char *text, gsize len, GError **error
             vl_set_error(error, VL_ERR_NO_XML, "%s: %s", path, local->message);
     } else {
         const xmlError *reason = xmlCtxtGetLastError(context);
-        g_autofree char *why =
-            g_strdup(reason && reason->message ? reason->message : "it has a DOCTYPE");
-        vl_set_error(error, VL_ERR_NO_XML, "%s: not well-formed XML, line %d: %s", path,
-                     reason ? reason->line : 0, g_strdelimit(g_strchomp(why), "\n", ' '));
+        g_autofree char *why = g_strdup(reason && reason->message ? reason->message : "it has a DOCTYPE");
+        vl_set_error(error, VL_ERR_NO_XML, "%s: not well-formed XML, line %d: %s", path, reason ? reason->line : 0,
+                     g_strdelimit(g_strchomp(why), "\n", ' '));
     }
     xmlFreeDoc(doc);
     xmlFreeParserCtxt(context);
@@ -382,20 +379,17 @@ vl_statusxml_dir(const char *uri, const char *run, GError **error)
     if (g_strcmp0(uri, "qemu:///system") == 0)
         return g_build_filename(run, "libvirt", "qemu", NULL);
     if (g_strcmp0(uri, "qemu:///session") == 0) {
-        vl_set_error(error, VL_ERR_NOT_PERMITTED,
-                     "qemu:///session: virtlease serves the system's VMs only");
+        vl_set_error(error, VL_ERR_NOT_PERMITTED, "qemu:///session: virtlease serves the system's VMs only");
         return NULL;
     }
     static const char embed[] = "qemu:///embed?";
     if (uri && g_str_has_prefix(uri, embed)) {
-        g_autoptr(GHashTable) params =
-            g_uri_parse_params(uri + strlen(embed), -1, "&", G_URI_PARAMS_NONE, NULL);
+        g_autoptr(GHashTable) params = g_uri_parse_params(uri + strlen(embed), -1, "&", G_URI_PARAMS_NONE, NULL);
         const char *root = params ? g_hash_table_lookup(params, "root") : NULL;
         if (root && g_path_is_absolute(root))
             return g_build_filename(root, "run", "qemu", NULL);
     }
-    vl_set_error(error, VL_ERR_CONFIG, "connection URI '%s' is not one virtlease knows",
-                 uri ? uri : "");
+    vl_set_error(error, VL_ERR_CONFIG, "connection URI '%s' is not one virtlease knows", uri ? uri : "");
     return NULL;
 }
 

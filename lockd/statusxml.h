@@ -22,8 +22,8 @@ typedef struct {
     char *format;                 /* "raw", "qcow2"; may be NULL */
     gboolean readonly, shareable; /* a snapshot (<snapshot name=>, IMAGE@SNAP) counts as readonly, a
                                    * mirror never does */
-    gboolean device;              /* a <lease> device of lockspace "rbd", key POOL[/NS]/IMAGE: leased without being a disk */
-    gboolean mirror;              /* target of a block job (<mirror>), not yet the disk itself */
+    gboolean device; /* a <lease> device of lockspace "rbd", key POOL[/NS]/IMAGE: leased without being a disk */
+    gboolean mirror; /* target of a block job (<mirror>), not yet the disk itself */
 } VlDisk;
 
 typedef struct {
@@ -43,8 +43,8 @@ typedef struct {
      * "volume:POOL/VOLUME", whose path libvirt knows but does not print: only the plugin's
      * resources tell it. */
     GPtrArray *disks;
-    /* Of VlDisk: what stands below a disk in its <backingStore>s. It gets no lease of its own, but one it had as the disk itself
-     * (before a snapshot) is kept: a block commit writes to it again. */
+    /* Of VlDisk: what stands below a disk in its <backingStore>s. It gets no lease of its own, but one it had as the
+     * disk itself (before a snapshot) is kept: a block commit writes to it again. */
     GPtrArray *backing;
 } VlDomain;
 

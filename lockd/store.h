@@ -50,17 +50,17 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VlVolume, vl_volume_unref)
 
 /* A client seen on a volume: one entry of the watcher list. */
 typedef struct {
-    char *addr;      /* "10.1.2.3:0/123456", no type prefix, as the blocklist wants it */
-    guint64 client;  /* the client's global id */
+    char *addr;     /* "10.1.2.3:0/123456", no type prefix, as the blocklist wants it */
+    guint64 client; /* the client's global id */
     guint64 cookie;
 } VlWatcher;
 
 /* The holder of the image's own exclusive lock, as stored. */
 typedef struct {
-    char *entity;   /* "client.4123" */
-    char *cookie;   /* "auto 94012345678" */
-    char *addr;     /* as VlWatcher.addr */
-    bool managed;   /* librbd's/krbd's own lock (tag "internal"); false: an advisory lock of somebody's */
+    char *entity; /* "client.4123" */
+    char *cookie; /* "auto 94012345678" */
+    char *addr;   /* as VlWatcher.addr */
+    bool managed; /* librbd's/krbd's own lock (tag "internal"); false: an advisory lock of somebody's */
 } VlLockOwner;
 
 VlLockOwner *vl_lock_owner_copy(const VlLockOwner *owner);
@@ -71,10 +71,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(VlLockOwner, vl_lock_owner_free)
  * this daemon's own handles. */
 enum { VL_LOOK_RECORD = 1, VL_LOOK_WATCHERS = 2, VL_LOOK_OWNER = 4, VL_LOOK_ALL = 7 };
 typedef struct {
-    VlVolume *volume;     /* in, borrowed */
-    GBytes *record;       /* NULL: there is no lease record */
-    GPtrArray *watchers;  /* of VlWatcher */
-    VlLockOwner *owner;   /* NULL: nobody owns the exclusive lock */
+    VlVolume *volume;                /* in, borrowed */
+    GBytes *record;                  /* NULL: there is no lease record */
+    GPtrArray *watchers;             /* of VlWatcher */
+    VlLockOwner *owner;              /* NULL: nobody owns the exclusive lock */
     gboolean exclusive_lock_feature; /* with VL_LOOK_OWNER: the image has the exclusive-lock feature */
     GError *error;
 } VlLook;
@@ -109,8 +109,8 @@ void vl_session_object_clear(VlSessionObject *object);
 
 /* What a challenge brought. */
 typedef struct {
-    gboolean anybody;  /* somebody was watching when it was sent; false = "unknown" */
-    GPtrArray *acks;   /* of GBytes: each reply payload (partial replies count) */
+    gboolean anybody; /* somebody was watching when it was sent; false = "unknown" */
+    GPtrArray *acks;  /* of GBytes: each reply payload (partial replies count) */
 } VlChallengeResult;
 void vl_challenge_result_clear(VlChallengeResult *result);
 
@@ -153,18 +153,22 @@ struct VlStoreOps {
      * hosts that ever registered in the place. create also registers the host id there. */
     bool (*session_read)(VlPlace *place, const char *host, VlSessionObject *ret, gint64 deadline, GError **error);
     bool (*session_create)(VlPlace *place, const char *host, GBytes *identity, gint64 deadline, GError **error);
-    bool (*session_swap)(VlPlace *place, const char *host, GBytes *expect, GBytes *identity, gint64 deadline, GError **error);
-    bool (*session_renew)(VlPlace *place, const char *host, GBytes *expect, guint64 counter, gint64 deadline, GError **error);
+    bool (*session_swap)(VlPlace *place, const char *host, GBytes *expect, GBytes *identity, gint64 deadline,
+                         GError **error);
+    bool (*session_renew)(VlPlace *place, const char *host, GBytes *expect, guint64 counter, gint64 deadline,
+                          GError **error);
     GPtrArray *(*session_list)(VlPlace *place, gint64 deadline, GError **error); /* of char * */
     /* Watches our own session object for challenges until unwatch; replaces an earlier watch. When
      * the storage reports the watch broken, `watch_ok` returns false until watched again. Once
      * unwatch has returned (or a watch has failed), func does not run any more: `opaque` may go. */
-    bool (*session_watch)(VlPlace *place, const char *host, VlChallengeFunc func, gpointer opaque, gint64 deadline, GError **error);
+    bool (*session_watch)(VlPlace *place, const char *host, VlChallengeFunc func, gpointer opaque, gint64 deadline,
+                          GError **error);
     bool (*session_watch_ok)(VlPlace *place, const char *host);
     void (*session_unwatch)(VlPlace *place, const char *host);
     /* Asks everybody who watches that host's session object; they have `timeout_s` (>= 1) seconds, and
      * the storage 1.5 s more to say so, else STORAGE. */
-    bool (*challenge)(VlPlace *place, const char *host, GBytes *payload, guint timeout_s, VlChallengeResult *ret, GError **error);
+    bool (*challenge)(VlPlace *place, const char *host, GBytes *payload, guint timeout_s, VlChallengeResult *ret,
+                      GError **error);
 
     /* Index of the leases a host holds in a place: volume key to a small JSON text (display name, VM). */
     bool (*index_set)(VlPlace *place, const char *host, GHashTable *entries, gint64 deadline, GError **error);

@@ -19,8 +19,7 @@
 /* --- resolve --- */
 
 static void
-image_missing(SrbdPlace *place, SrbdIo *io, const struct vl_volume_spec *spec, gint64 deadline,
-              GError **error)
+image_missing(SrbdPlace *place, SrbdIo *io, const struct vl_volume_spec *spec, gint64 deadline, GError **error)
 {
     /* An image of format 1 has its header in "<name>.rbd" and no id. */
     g_autofree char *old_header = g_strconcat(spec->image, ".rbd", NULL);
@@ -30,11 +29,10 @@ image_missing(SrbdPlace *place, SrbdIo *io, const struct vl_volume_spec *spec, g
     srbd_job_operate(job, old_header);
     if (srbd_job_await(job, deadline) >= 0)
         vl_set_error(error, VL_ERR_MISSING,
-                     "image '%s' in %s is of the old format 1, which cannot be leased; convert it",
-                     spec->image, place->base.display);
-    else
-        vl_set_error(error, VL_ERR_MISSING, "there is no image '%s' in %s", spec->image,
+                     "image '%s' in %s is of the old format 1, which cannot be leased; convert it", spec->image,
                      place->base.display);
+    else
+        vl_set_error(error, VL_ERR_MISSING, "there is no image '%s' in %s", spec->image, place->base.display);
 }
 
 static VlVolume *
@@ -51,8 +49,7 @@ volume_new(SrbdPlace *place, const char *id, char *display)
 
 /* One try with one client. -EAGAIN: the pool is another one by now. */
 static int
-resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_volume,
-            gint64 deadline, GError **error)
+resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_volume, gint64 deadline, GError **error)
 {
     SrbdStore *store = conn->store;
     const char *ns = spec->ns ? spec->ns : "";
@@ -61,8 +58,7 @@ resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_vo
     gint64 pool_id = -1;
     int rc = srbd_io_open(conn, spec->pool, ns, &pool_id, &io, deadline);
     if (rc == -ENOENT)
-        vl_set_error(error, VL_ERR_MISSING, "there is no pool '%s' in Ceph cluster %s", spec->pool,
-                     conn->fsid);
+        vl_set_error(error, VL_ERR_MISSING, "there is no pool '%s' in Ceph cluster %s", spec->pool, conn->fsid);
     else if (rc < 0)
         srbd_error(error, store, rc, "looking for pool %s", spec->pool);
     if (rc < 0)
@@ -73,13 +69,11 @@ resolve_try(SrbdConn *conn, const struct vl_volume_spec *spec, VlVolume **ret_vo
         /* Our map may have been old; librados fetched the newest when the pool was not there. */
         g_autoptr(SrbdIo) again = NULL;
         gint64 pool_id_now = -1;
-        if (srbd_io_open(conn, spec->pool, ns, &pool_id_now, &again, deadline) < 0 ||
-            pool_id_now != pool_id)
+        if (srbd_io_open(conn, spec->pool, ns, &pool_id_now, &again, deadline) < 0 || pool_id_now != pool_id)
             return -EAGAIN;
         image_missing(place, io, spec, deadline, error);
     } else if (rc < 0) {
-        srbd_error(error, store, rc, "looking for image '%s' in %s", spec->image,
-                   place->base.display);
+        srbd_error(error, store, rc, "looking for image '%s' in %s", spec->image, place->base.display);
     } else {
         *ret_volume = volume_new(place, id,
                                  *ns ? g_strdup_printf("rbd:%s/%s/%s", spec->pool, ns, spec->image)
@@ -126,10 +120,8 @@ static VlVolume *
 rbd_volume_from_key(VlPlace *place, const char *key, const char *display, GError **error)
 {
     gsize len = strlen(place->key);
-    if (strncmp(key, place->key, len) != 0 || key[len] != '/' || key[len + 1] == '\0' ||
-        strchr(key + len + 1, '/')) {
-        vl_set_error(error, VL_ERR_INTERNAL, "'%s' is not the key of an image in %s", key,
-                     place->display);
+    if (strncmp(key, place->key, len) != 0 || key[len] != '/' || key[len + 1] == '\0' || strchr(key + len + 1, '/')) {
+        vl_set_error(error, VL_ERR_INTERNAL, "'%s' is not the key of an image in %s", key, place->display);
         return NULL;
     }
     return volume_new(srbd_place(place), key + len + 1, g_strdup(display));

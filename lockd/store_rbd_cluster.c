@@ -127,8 +127,8 @@ conn_configure(SrbdConn *conn, const char *mon_hosts, GError **error)
             continue;
         int rc = rados_conf_set(conn->rados, options[i].name, options[i].value);
         if (rc < 0 && options[i].required) {
-            vl_set_error(error, VL_ERR_STORAGE, "cannot set the Ceph option %s = %s: %s",
-                         options[i].name, options[i].value, g_strerror(-rc));
+            vl_set_error(error, VL_ERR_STORAGE, "cannot set the Ceph option %s = %s: %s", options[i].name,
+                         options[i].value, g_strerror(-rc));
             return false;
         }
     }
@@ -155,10 +155,9 @@ conn_connect(SrbdConn *conn, const SrbdTarget *target, GError **error)
     if (rc == -ENOENT || rc == -EACCES || rc == -EPERM) {
         /* -ENOENT is "no keyring", or no monitor address (MonClient::init, build_initial_monmap).
          */
-        vl_set_error(
-            error, VL_ERR_DENIED, "cannot connect to %s as client.%s: %s", where, store->user,
-            rc == -ENOENT ? "no keyring for this user or no monitor address was found"
-                          : "the cluster does not accept its key (wrong, or not in the keyring)");
+        vl_set_error(error, VL_ERR_DENIED, "cannot connect to %s as client.%s: %s", where, store->user,
+                     rc == -ENOENT ? "no keyring for this user or no monitor address was found"
+                                   : "the cluster does not accept its key (wrong, or not in the keyring)");
         return false;
     }
     char fsid[64] = "";
@@ -265,8 +264,8 @@ attempt_finish(Attempt *attempt, SrbdConn *conn, GError *error)
     SrbdCluster *known = target->cluster;
     if (conn && known && strcmp(conn->fsid, known->fsid) != 0) {
         g_autofree char *where = target_describe(target);
-        vl_set_error(&error, VL_ERR_STORAGE, "%s is now another cluster: fsid %s, it was %s", where,
-                     conn->fsid, known->fsid);
+        vl_set_error(&error, VL_ERR_STORAGE, "%s is now another cluster: fsid %s, it was %s", where, conn->fsid,
+                     known->fsid);
         g_clear_pointer(&conn, srbd_conn_unref);
     }
     if (conn) {
@@ -419,9 +418,7 @@ srbd_conn_barrier(SrbdConn *conn, gint64 deadline)
     }
     while (conn->barrier_done < mine && in_time)
         in_time = g_cond_wait_until(&conn->barrier_cond, &conn->barrier_lock, deadline);
-    int rc = conn->barrier_done >= mine
-                 ? conn->barrier_rc
-                 : SRBD_LATE - (int)((g_get_monotonic_time() - since) / 1000);
+    int rc = conn->barrier_done >= mine ? conn->barrier_rc : SRBD_LATE - (int)((g_get_monotonic_time() - since) / 1000);
     g_mutex_unlock(&conn->barrier_lock);
     return rc;
 }

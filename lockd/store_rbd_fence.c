@@ -45,8 +45,7 @@ srbd_address_canonical(const char *addr)
     if (!colon || !slash || slash < colon || (size_t)(colon - addr) >= sizeof(host))
         return NULL;
     g_autofree char *port_text = g_strndup(colon + 1, (gsize)(slash - colon - 1));
-    if (!parse_number(port_text, G_MAXUINT16, &port) ||
-        !parse_number(slash + 1, G_MAXUINT32, &nonce))
+    if (!parse_number(port_text, G_MAXUINT16, &port) || !parse_number(slash + 1, G_MAXUINT32, &nonce))
         return NULL;
     g_strlcpy(host, addr, (gsize)(colon - addr) + 1);
     size_t len = strlen(host);
@@ -54,8 +53,7 @@ srbd_address_canonical(const char *addr)
     if (v6)
         host[len - 1] = '\0';
     int family = v6 ? AF_INET6 : AF_INET;
-    if (inet_pton(family, v6 ? host + 1 : host, binary) != 1 ||
-        !inet_ntop(family, binary, text, sizeof(text)))
+    if (inet_pton(family, v6 ? host + 1 : host, binary) != 1 || !inet_ntop(family, binary, text, sizeof(text)))
         return NULL;
     return g_strdup_printf(v6 ? "[%s]:%u/%u" : "%s:%u/%u", text, (unsigned)port, (unsigned)nonce);
 }
@@ -68,11 +66,10 @@ fenceable_address(const char *addr, GError **error)
     g_autofree char *canonical = srbd_address_canonical(addr);
     if (canonical && !g_str_has_suffix(canonical, "/0"))
         return g_steal_pointer(&canonical);
-    vl_set_error(
-        error, VL_ERR_FENCE,
-        "will not blocklist '%s': not the address of one client (IP:PORT/NONCE with a nonce "
-        "that is not 0)",
-        addr);
+    vl_set_error(error, VL_ERR_FENCE,
+                 "will not blocklist '%s': not the address of one client (IP:PORT/NONCE with a nonce "
+                 "that is not 0)",
+                 addr);
     return NULL;
 }
 
@@ -81,15 +78,13 @@ mon_run(SrbdJob *base)
 {
     MonJob *job = (MonJob *)base;
     const char *command = job->command;
-    int rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len,
-                               NULL, NULL);
+    int rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len, NULL, NULL);
     /* Monitors before Pacific know "osd blacklist" only and answer EINVAL to anything unknown. The
      * arguments are known to be good, so it cannot be about them. */
     if (rc == -EINVAL && job->legacy) {
         command = job->legacy;
         rados_buffer_free(g_steal_pointer(&job->out));
-        rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len,
-                               NULL, NULL);
+        rc = rados_mon_command(base->conn->rados, &command, 1, NULL, 0, &job->out, &job->out_len, NULL, NULL);
     }
     return rc;
 }
@@ -164,9 +159,8 @@ parse_blocklist(const char *text)
 static GHashTable *
 conn_blocklist(SrbdConn *conn, gint64 deadline, GError **error)
 {
-    SRBD_AUTO_JOB MonJob *job =
-        mon_start(NULL, conn, g_strdup("{\"prefix\": \"osd blocklist ls\"}"),
-                  g_strdup("{\"prefix\": \"osd blacklist ls\"}"));
+    SRBD_AUTO_JOB MonJob *job = mon_start(NULL, conn, g_strdup("{\"prefix\": \"osd blocklist ls\"}"),
+                                          g_strdup("{\"prefix\": \"osd blacklist ls\"}"));
     int rc = srbd_job_await(&job->job, deadline);
     if (rc < 0) {
         srbd_error(error, conn->store, rc, "reading the blocklist of cluster %s", conn->fsid);
@@ -193,19 +187,18 @@ add_all(SrbdConn *conn, VlFenceEntry *entries, size_t n, guint64 expire, gint64 
     for (size_t i = 0; i < n; i++) {
         g_autofree char *addr = fenceable_address(entries[i].addr, &entries[i].error);
         if (addr)
-            jobs[i] = mon_start(wait, conn, add_command("blocklist", addr, expire),
-                                add_command("blacklist", addr, expire));
+            jobs[i] =
+                mon_start(wait, conn, add_command("blocklist", addr, expire), add_command("blacklist", addr, expire));
     }
     srbd_wait_until(wait, deadline);
     for (size_t i = 0; i < n; i++) {
         int rc = jobs[i] ? srbd_job_result(&jobs[i]->job) : 0;
         any = any || (jobs[i] && rc >= 0);
         if (rc == -EACCES || rc == -EPERM)
-            vl_set_error(
-                &entries[i].error, VL_ERR_DENIED,
-                "Ceph user client.%s may not blocklist %s (%s); it needs the capability mon "
-                "'profile rbd'",
-                conn->store->user, entries[i].addr, g_strerror(-rc));
+            vl_set_error(&entries[i].error, VL_ERR_DENIED,
+                         "Ceph user client.%s may not blocklist %s (%s); it needs the capability mon "
+                         "'profile rbd'",
+                         conn->store->user, entries[i].addr, g_strerror(-rc));
         else if (rc < 0)
             srbd_error(&entries[i].error, conn->store, rc, "blocklisting %s", entries[i].addr);
         srbd_job_unref(jobs[i]);
@@ -223,8 +216,7 @@ read_back(GHashTable *list, VlFenceEntry *entries, size_t n)
         gint64 *until = addr ? g_hash_table_lookup(list, addr) : NULL;
         entries[i].until = until ? *until : 0;
         if (!until && !entries[i].error)
-            vl_set_error(&entries[i].error, VL_ERR_FENCE,
-                         "%s is not in the blocklist although the monitor took it",
+            vl_set_error(&entries[i].error, VL_ERR_FENCE, "%s is not in the blocklist although the monitor took it",
                          entries[i].addr);
         ok = ok && !entries[i].error;
     }

@@ -177,11 +177,9 @@ static void
 cas_error(VlCas *cas, int rc)
 {
     if (rc == -ENOENT)
-        vl_set_error(&cas->error, VL_ERR_MISSING, "%s: the image does not exist any more",
-                     cas->volume->display);
+        vl_set_error(&cas->error, VL_ERR_MISSING, "%s: the image does not exist any more", cas->volume->display);
     else
-        srbd_error(&cas->error, srbd_place_store(cas->volume->place), rc, "lease record of %s",
-                   cas->volume->display);
+        srbd_error(&cas->error, srbd_place_store(cas->volume->place), rc, "lease record of %s", cas->volume->display);
 }
 
 bool
@@ -216,8 +214,7 @@ static int
 break_run(SrbdJob *base)
 {
     BreakJob *job = (BreakJob *)base;
-    int rc = rados_break_lock(base->io->ioctx, job->header, SRBD_LOCK_NAME, job->owner->entity,
-                              job->owner->cookie);
+    int rc = rados_break_lock(base->io->ioctx, job->header, SRBD_LOCK_NAME, job->owner->entity, job->owner->cookie);
     return rc == -ENOENT ? 0 : rc;
 }
 
@@ -242,8 +239,7 @@ srbd_break_lock(VlVolume *volume, const VlLockOwner *owner, gint64 deadline, GEr
     srbd_job_run(&job->job, io->conn->cluster->osd_pool, break_run);
     int rc = srbd_job_await(&job->job, deadline);
     if (rc < 0)
-        srbd_error(error, srbd_place_store(volume->place), rc,
-                   "breaking the exclusive lock of %s, owner %s (%s)", volume->display,
-                   owner->entity, owner->addr);
+        srbd_error(error, srbd_place_store(volume->place), rc, "breaking the exclusive lock of %s, owner %s (%s)",
+                   volume->display, owner->entity, owner->addr);
     return rc >= 0;
 }

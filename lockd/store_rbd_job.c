@@ -148,10 +148,8 @@ void
 srbd_job_operate(SrbdJob *job, const char *oid)
 {
     rados_completion_t completion = srbd_job_completion(job);
-    int rc =
-        job->read_op
-            ? rados_aio_read_op_operate(job->read_op, job->io->ioctx, completion, oid, 0)
-            : rados_aio_write_op_operate(job->write_op, job->io->ioctx, completion, oid, NULL, 0);
+    int rc = job->read_op ? rados_aio_read_op_operate(job->read_op, job->io->ioctx, completion, oid, 0)
+                          : rados_aio_write_op_operate(job->write_op, job->io->ioctx, completion, oid, NULL, 0);
     if (rc < 0)
         srbd_job_not_started(job, rc);
 }
@@ -255,16 +253,13 @@ srbd_error(GError **error, SrbdStore *store, int rc, const char *format, ...)
 
     enum vl_error code = error_code(rc);
     if (rc <= SRBD_LATE)
-        vl_set_error(error, code,
-                     "%s: no answer from the cluster within %d.%d s (connection timed out)", what,
+        vl_set_error(error, code, "%s: no answer from the cluster within %d.%d s (connection timed out)", what,
                      (SRBD_LATE - rc) / 1000, (SRBD_LATE - rc) / 100 % 10);
     else if (rc == -ETIMEDOUT)
-        vl_set_error(error, code,
-                     "%s: no answer from the cluster within %u s (connection timed out)", what,
+        vl_set_error(error, code, "%s: no answer from the cluster within %u s (connection timed out)", what,
                      store->op_timeout_s);
     else if (rc == -ESHUTDOWN)
-        vl_set_error(error, code, "%s: the cluster has blocklisted this host's own client (%s)",
-                     what, g_strerror(-rc));
+        vl_set_error(error, code, "%s: the cluster has blocklisted this host's own client (%s)", what, g_strerror(-rc));
     else if (code == VL_ERR_DENIED)
         vl_set_error(error, code,
                      "%s: Ceph user client.%s may not do this (%s); it needs the capabilities mon "

@@ -12,10 +12,9 @@
 
 /* ManagedLock's WATCHER_LOCK_TAG and cookie prefix (src/librbd/ManagedLock.cc), the same in krbd.
  */
-#define MANAGED_TAG    "internal"
-#define MANAGED_COOKIE "auto "
-#define FEATURE_EXCLUSIVE_LOCK                                                                     \
-    (1ULL << 2) /* RBD_FEATURE_EXCLUSIVE_LOCK, src/include/rbd/features.h */
+#define MANAGED_TAG            "internal"
+#define MANAGED_COOKIE         "auto "
+#define FEATURE_EXCLUSIVE_LOCK (1ULL << 2) /* RBD_FEATURE_EXCLUSIVE_LOCK, src/include/rbd/features.h */
 /* Lists start at this many entries or bytes and grow as librados says, up to the bound. */
 #define LIST_START    16
 #define LOCKERS_START 512
@@ -58,8 +57,7 @@ head_start(SrbdWait *wait, SrbdImage *image, SrbdIo *io, unsigned int what)
         /* cls_rbd get_features: le64 snapshot id (CEPH_NOSNAP), u8 read-only. Not
          * rbd_get_features(): an image opened read-only learns of no feature change. */
         static const char input[9] = "\xfe\xff\xff\xff\xff\xff\xff\xff\x01";
-        rados_read_op_exec(op, "rbd", "get_features", input, sizeof(input), &job->features,
-                           &job->features_len, NULL);
+        rados_read_op_exec(op, "rbd", "get_features", input, sizeof(input), &job->features, &job->features_len, NULL);
     }
     srbd_job_operate(&job->job, image->header);
     return job;
@@ -167,9 +165,8 @@ clients_get_owner(ClientsJob *job)
         part[0] = buffer;
         for (int i = 1; i < 4; i++)
             part[i] = part[i - 1] + room[i - 1] + 1;
-        n = rados_list_lockers(job->job.io->ioctx, job->image->header, SRBD_LOCK_NAME, &exclusive,
-                               part[0], &room[0], part[1], &room[1], part[2], &room[2], part[3],
-                               &room[3]);
+        n = rados_list_lockers(job->job.io->ioctx, job->image->header, SRBD_LOCK_NAME, &exclusive, part[0], &room[0],
+                               part[1], &room[1], part[2], &room[2], part[3], &room[3]);
     }
     if (n < 0)
         return (int)n;
@@ -214,15 +211,13 @@ look_error(VlLook *look, int rc, bool parent)
 {
     SrbdStore *store = srbd_place_store(look->volume->place);
     if (rc == -ENOENT)
-        vl_set_error(&look->error, VL_ERR_MISSING, "%s: the image does not exist any more",
-                     look->volume->display);
+        vl_set_error(&look->error, VL_ERR_MISSING, "%s: the image does not exist any more", look->volume->display);
     else if (parent && (rc == -EPERM || rc == -EACCES))
-        vl_set_error(
-            &look->error, VL_ERR_DENIED,
-            "looking at %s: Ceph user client.%s may not do this (%s); it needs the capability "
-            "osd 'profile rbd' for the pool and, if the image is a clone, at least 'profile "
-            "rbd-read-only' for the pool of its parent",
-            look->volume->display, store->user, g_strerror(-rc));
+        vl_set_error(&look->error, VL_ERR_DENIED,
+                     "looking at %s: Ceph user client.%s may not do this (%s); it needs the capability "
+                     "osd 'profile rbd' for the pool and, if the image is a clone, at least 'profile "
+                     "rbd-read-only' for the pool of its parent",
+                     look->volume->display, store->user, g_strerror(-rc));
     else
         srbd_error(&look->error, store, rc, "looking at %s", look->volume->display);
 }

@@ -75,8 +75,7 @@ io_job_clear(SrbdJob *base)
 }
 
 int
-srbd_io_open(SrbdConn *conn, const char *pool, const char *ns, gint64 *pool_id, SrbdIo **ret_io,
-             gint64 deadline)
+srbd_io_open(SrbdConn *conn, const char *pool, const char *ns, gint64 *pool_id, SrbdIo **ret_io, gint64 deadline)
 {
     SRBD_AUTO_JOB IoJob *job = srbd_job_new(sizeof(IoJob), NULL, conn, NULL, io_job_clear);
     job->pool = g_strdup(pool);
@@ -92,20 +91,18 @@ srbd_io_open(SrbdConn *conn, const char *pool, const char *ns, gint64 *pool_id, 
 }
 
 SrbdPlace *
-srbd_place_intern(SrbdCluster *cluster, gint64 pool_id, const char *pool, const char *ns,
-                  SrbdIo *io)
+srbd_place_intern(SrbdCluster *cluster, gint64 pool_id, const char *pool, const char *ns, SrbdIo *io)
 {
     SrbdStore *store = cluster->store;
-    g_autofree char *key =
-        g_strdup_printf("rbd:%s/%" G_GINT64_FORMAT "/%s", cluster->fsid, pool_id, ns);
+    g_autofree char *key = g_strdup_printf("rbd:%s/%" G_GINT64_FORMAT "/%s", cluster->fsid, pool_id, ns);
     g_mutex_lock(&store->lock);
     SrbdPlace *place = g_hash_table_lookup(store->places, key);
     if (!place) {
         place = g_new0(SrbdPlace, 1);
         place->base.store = &store->base;
         place->base.key = g_steal_pointer(&key);
-        place->base.display = *ns ? g_strdup_printf("pool %s, namespace %s", pool, ns)
-                                  : g_strdup_printf("pool %s", pool);
+        place->base.display =
+            *ns ? g_strdup_printf("pool %s, namespace %s", pool, ns) : g_strdup_printf("pool %s", pool);
         place->cluster = cluster;
         place->pool_id = pool_id;
         place->pool = g_strdup(pool);
@@ -151,8 +148,8 @@ place_open_io(SrbdPlace *place, SrbdConn *conn, gint64 deadline, GError **error)
     gint64 pool_id = place->pool_id;
     int rc = srbd_io_open(conn, NULL, place->ns, &pool_id, &io, deadline);
     if (rc < 0)
-        srbd_error(error, place->cluster->store, rc, "%s (id %" G_GINT64_FORMAT ")",
-                   place->base.display, place->pool_id);
+        srbd_error(error, place->cluster->store, rc, "%s (id %" G_GINT64_FORMAT ")", place->base.display,
+                   place->pool_id);
     return io;
 }
 
@@ -195,8 +192,7 @@ place_good_io(SrbdPlace *place, SrbdIo *mine, gint64 deadline, GError **error)
 {
     SrbdStore *store = place->cluster->store;
     g_autoptr(SrbdConn) conn = srbd_cluster_conn(place->cluster);
-    g_autoptr(SrbdIo) io =
-        mine->conn == conn ? srbd_io_ref(mine) : place_open_io(place, conn, deadline, error);
+    g_autoptr(SrbdIo) io = mine->conn == conn ? srbd_io_ref(mine) : place_open_io(place, conn, deadline, error);
     if (!io)
         return NULL;
     int rc = io_probe(io, deadline);
@@ -228,8 +224,7 @@ srbd_recover(VlPlace *base, gboolean *ret_reconnected, gint64 deadline, GError *
         return false;
     int rc = srbd_conn_barrier(io->conn, deadline);
     if (rc < 0) {
-        srbd_error(error, place->cluster->store, rc, "%s: waiting for the newest osdmap",
-                   base->display);
+        srbd_error(error, place->cluster->store, rc, "%s: waiting for the newest osdmap", base->display);
         return false;
     }
     if (io->conn != mine->conn)

@@ -142,8 +142,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdWait, srbd_wait_unref)
 
 /* A job owns what it makes until a caller that saw it done takes it; clear() frees the rest.
  * A job of `size` bytes whose first member is a SrbdJob. `wait` NULL: a wait of its own. */
-gpointer srbd_job_new(gsize size, SrbdWait *wait, SrbdConn *conn, SrbdIo *io,
-                      void (*clear)(SrbdJob *));
+gpointer srbd_job_new(gsize size, SrbdWait *wait, SrbdConn *conn, SrbdIo *io, void (*clear)(SrbdJob *));
 void srbd_job_unref(gpointer job);
 /* Starts the read or write op on `oid`, or `run` on a pool thread. */
 void srbd_job_operate(SrbdJob *job, const char *oid);
@@ -162,8 +161,7 @@ int srbd_job_await(SrbdJob *job, gint64 deadline);
 void srbd_job_cleanup(gpointer job_pointer);
 
 /* Sets an error for rc (which is < 0): code by cause, message "WHAT: reason". */
-void srbd_error(GError **error, SrbdStore *store, int rc, const char *format, ...)
-    G_GNUC_PRINTF(4, 5);
+void srbd_error(GError **error, SrbdStore *store, int rc, const char *format, ...) G_GNUC_PRINTF(4, 5);
 
 /* func(data) on a thread of the pool, which must be one of the store's. */
 void srbd_spawn(GThreadPool *pool, void (*func)(gpointer data), gpointer data);
@@ -178,8 +176,7 @@ void srbd_cluster_free(gpointer cluster);
 SrbdCluster *srbd_target_cluster(SrbdTarget *target, gint64 deadline, GError **error);
 SrbdConn *srbd_cluster_conn(SrbdCluster *cluster);
 /* Replaces `old` by a new client, unless somebody already did; returns the current one. */
-SrbdConn *srbd_cluster_reconnect(SrbdCluster *cluster, SrbdConn *old, gint64 deadline,
-                                 GError **error);
+SrbdConn *srbd_cluster_reconnect(SrbdCluster *cluster, SrbdConn *old, gint64 deadline, GError **error);
 SrbdConn *srbd_conn_ref(SrbdConn *conn);
 void srbd_conn_unref(SrbdConn *conn);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdConn, srbd_conn_unref)
@@ -194,10 +191,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(SrbdIo, srbd_io_unref)
 /* May block. NULL with *ret_rc < 0 on failure. */
 SrbdIo *srbd_io_create(SrbdConn *conn, gint64 pool_id, const char *ns, int *ret_rc);
 /* By pool name, or by id when name is NULL; -ENOENT: no such pool. */
-int srbd_io_open(SrbdConn *conn, const char *pool, const char *ns, gint64 *pool_id, SrbdIo **ret_io,
-                 gint64 deadline);
-SrbdPlace *srbd_place_intern(SrbdCluster *cluster, gint64 pool_id, const char *pool, const char *ns,
-                             SrbdIo *io);
+int srbd_io_open(SrbdConn *conn, const char *pool, const char *ns, gint64 *pool_id, SrbdIo **ret_io, gint64 deadline);
+SrbdPlace *srbd_place_intern(SrbdCluster *cluster, gint64 pool_id, const char *pool, const char *ns, SrbdIo *io);
 void srbd_place_free(gpointer place);
 /* The ioctx to use. A place with a session keeps its client until recover(), so that a blocklisted
  * client is always noticed by the session; other places follow the cluster's current client. */
@@ -251,30 +246,26 @@ bool srbd_barrier(VlPlace *place, gint64 deadline, GError **error);
 /* --- store_rbd_session.c: session object, index --- */
 
 char *srbd_session_oid(const char *host);
-bool srbd_session_read(VlPlace *place, const char *host, VlSessionObject *ret, gint64 deadline,
+bool srbd_session_read(VlPlace *place, const char *host, VlSessionObject *ret, gint64 deadline, GError **error);
+bool srbd_session_create(VlPlace *place, const char *host, GBytes *identity, gint64 deadline, GError **error);
+bool srbd_session_swap(VlPlace *place, const char *host, GBytes *expect, GBytes *identity, gint64 deadline,
                        GError **error);
-bool srbd_session_create(VlPlace *place, const char *host, GBytes *identity, gint64 deadline,
-                         GError **error);
-bool srbd_session_swap(VlPlace *place, const char *host, GBytes *expect, GBytes *identity,
-                       gint64 deadline, GError **error);
-bool srbd_session_renew(VlPlace *place, const char *host, GBytes *expect, guint64 counter,
-                        gint64 deadline, GError **error);
+bool srbd_session_renew(VlPlace *place, const char *host, GBytes *expect, guint64 counter, gint64 deadline,
+                        GError **error);
 GPtrArray *srbd_session_list(VlPlace *place, gint64 deadline, GError **error);
-bool srbd_index_set(VlPlace *place, const char *host, GHashTable *entries, gint64 deadline,
-                    GError **error);
-bool srbd_index_del(VlPlace *place, const char *host, GPtrArray *keys, gint64 deadline,
-                    GError **error);
+bool srbd_index_set(VlPlace *place, const char *host, GHashTable *entries, gint64 deadline, GError **error);
+bool srbd_index_del(VlPlace *place, const char *host, GPtrArray *keys, gint64 deadline, GError **error);
 GHashTable *srbd_index_list(VlPlace *place, const char *host, gint64 deadline, GError **error);
 
 /* --- store_rbd_watch.c: challenges, both ends --- */
 
 typedef struct SrbdWatch SrbdWatch;
-bool srbd_session_watch(VlPlace *place, const char *host, VlChallengeFunc func, gpointer opaque,
-                        gint64 deadline, GError **error);
+bool srbd_session_watch(VlPlace *place, const char *host, VlChallengeFunc func, gpointer opaque, gint64 deadline,
+                        GError **error);
 bool srbd_session_watch_ok(VlPlace *place, const char *host);
 void srbd_session_unwatch(VlPlace *place, const char *host);
-bool srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_s,
-                    VlChallengeResult *ret, GError **error);
+bool srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_s, VlChallengeResult *ret,
+                    GError **error);
 /* No callback of it runs or will run when this returns; the storage side is undone in the
  * background. */
 void srbd_watch_close(gpointer watch);

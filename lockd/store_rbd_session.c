@@ -60,8 +60,7 @@ read_collect(ReadJob *job, VlSessionObject *ret)
 }
 
 bool
-srbd_session_read(VlPlace *place, const char *host, VlSessionObject *ret, gint64 deadline,
-                  GError **error)
+srbd_session_read(VlPlace *place, const char *host, VlSessionObject *ret, gint64 deadline, GError **error)
 {
     g_autofree char *oid = srbd_session_oid(host);
     g_autoptr(SrbdIo) io = srbd_place_io(place, deadline, error);
@@ -77,8 +76,7 @@ srbd_session_read(VlPlace *place, const char *host, VlSessionObject *ret, gint64
     if (rc >= 0)
         read_collect(job, ret);
     else if (rc != -ENOENT)
-        srbd_error(error, io->conn->store, rc, "%s: reading the session of host %s", place->display,
-                   host);
+        srbd_error(error, io->conn->store, rc, "%s: reading the session of host %s", place->display, host);
     return rc >= 0 || rc == -ENOENT;
 }
 
@@ -121,17 +119,14 @@ static bool
 session_result(VlPlace *place, const char *host, const char *verb, int rc, GError **error)
 {
     if (rc == -ENOENT)
-        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone",
-                     place->display, host);
+        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone", place->display, host);
     else if (rc < 0)
-        srbd_error(error, srbd_place_store(place), rc, "%s: %s the session of host %s",
-                   place->display, verb, host);
+        srbd_error(error, srbd_place_store(place), rc, "%s: %s the session of host %s", place->display, verb, host);
     return rc >= 0;
 }
 
 bool
-srbd_session_create(VlPlace *place, const char *host, GBytes *identity, gint64 deadline,
-                    GError **error)
+srbd_session_create(VlPlace *place, const char *host, GBytes *identity, gint64 deadline, GError **error)
 {
     g_autofree char *oid = srbd_session_oid(host);
     g_autoptr(SrbdIo) io = srbd_place_io(place, deadline, error);
@@ -145,8 +140,8 @@ srbd_session_create(VlPlace *place, const char *host, GBytes *identity, gint64 d
     rados_write_op_omap_set2(op, &host, &value, &key_len, &value_len, 1);
     int rc = write_op(io, SRBD_HOSTS_OBJECT, op, deadline);
     if (rc < 0) {
-        srbd_error(error, io->conn->store, rc, "%s: registering host %s in %s", place->display,
-                   host, SRBD_HOSTS_OBJECT);
+        srbd_error(error, io->conn->store, rc, "%s: registering host %s in %s", place->display, host,
+                   SRBD_HOSTS_OBJECT);
         return false;
     }
     op = rados_create_write_op();
@@ -158,8 +153,7 @@ srbd_session_create(VlPlace *place, const char *host, GBytes *identity, gint64 d
 }
 
 bool
-srbd_session_swap(VlPlace *place, const char *host, GBytes *expect, GBytes *identity,
-                  gint64 deadline, GError **error)
+srbd_session_swap(VlPlace *place, const char *host, GBytes *expect, GBytes *identity, gint64 deadline, GError **error)
 {
     g_autofree char *oid = srbd_session_oid(host);
     g_autoptr(SrbdIo) io = srbd_place_io(place, deadline, error);
@@ -172,8 +166,7 @@ srbd_session_swap(VlPlace *place, const char *host, GBytes *expect, GBytes *iden
 }
 
 bool
-srbd_session_renew(VlPlace *place, const char *host, GBytes *expect, guint64 counter,
-                   gint64 deadline, GError **error)
+srbd_session_renew(VlPlace *place, const char *host, GBytes *expect, guint64 counter, gint64 deadline, GError **error)
 {
     g_autofree char *oid = srbd_session_oid(host);
     g_autoptr(SrbdIo) io = srbd_place_io(place, deadline, error);
@@ -220,8 +213,7 @@ omap_read(SrbdIo *io, const char *oid, gint64 deadline, int *ret_rc)
     while (more) {
         SRBD_AUTO_JOB OmapJob *job = srbd_job_new(sizeof(OmapJob), NULL, io->conn, io, omap_clear);
         job->job.read_op = rados_create_read_op();
-        rados_read_op_omap_get_vals2(job->job.read_op, after, "", OMAP_BATCH, &job->iter,
-                                     &job->more, &job->rc);
+        rados_read_op_omap_get_vals2(job->job.read_op, after, "", OMAP_BATCH, &job->iter, &job->more, &job->rc);
         srbd_job_operate(&job->job, oid);
         *ret_rc = srbd_job_await(&job->job, deadline);
         if (*ret_rc == -ENOENT)
@@ -263,17 +255,14 @@ static bool
 index_result(VlPlace *place, const char *host, const char *verb, int rc, GError **error)
 {
     if (rc == -ENOENT)
-        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone",
-                     place->display, host);
+        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone", place->display, host);
     else if (rc < 0)
-        srbd_error(error, srbd_place_store(place), rc, "%s: %s the lease index of host %s",
-                   place->display, verb, host);
+        srbd_error(error, srbd_place_store(place), rc, "%s: %s the lease index of host %s", place->display, verb, host);
     return rc >= 0;
 }
 
 bool
-srbd_index_set(VlPlace *place, const char *host, GHashTable *entries, gint64 deadline,
-               GError **error)
+srbd_index_set(VlPlace *place, const char *host, GHashTable *entries, gint64 deadline, GError **error)
 {
     g_autofree char *oid = srbd_session_oid(host);
     g_autoptr(SrbdIo) io = srbd_place_io(place, deadline, error);

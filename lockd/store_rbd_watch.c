@@ -170,16 +170,14 @@ static void
 watch_error(VlPlace *place, const char *host, int rc, GError **error)
 {
     if (rc == -ENOENT)
-        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone",
-                     place->display, host);
+        vl_set_error(error, VL_ERR_MISSING, "%s: the session object of host %s is gone", place->display, host);
     else
-        srbd_error(error, srbd_place_store(place), rc, "%s: watching the session of host %s",
-                   place->display, host);
+        srbd_error(error, srbd_place_store(place), rc, "%s: watching the session of host %s", place->display, host);
 }
 
 bool
-srbd_session_watch(VlPlace *base, const char *host, VlChallengeFunc func, gpointer opaque,
-                   gint64 deadline, GError **error)
+srbd_session_watch(VlPlace *base, const char *host, VlChallengeFunc func, gpointer opaque, gint64 deadline,
+                   GError **error)
 {
     SrbdPlace *place = srbd_place(base);
     SrbdStore *store = srbd_place_store(base);
@@ -187,13 +185,12 @@ srbd_session_watch(VlPlace *base, const char *host, VlChallengeFunc func, gpoint
     g_autoptr(SrbdIo) io = srbd_place_io(base, deadline, error);
     if (!io)
         return false;
-    SRBD_AUTO_JOB WatchJob *job =
-        srbd_job_new(sizeof(WatchJob), NULL, io->conn, io, watch_job_clear);
+    SRBD_AUTO_JOB WatchJob *job = srbd_job_new(sizeof(WatchJob), NULL, io->conn, io, watch_job_clear);
     SrbdWatch *watch = job->watch = watch_new(base, io, oid, func, opaque);
     rados_completion_t completion = srbd_job_completion(&job->job);
     /* The aio form, because registering a watch has no timeout (see store_rbd_job.c). */
-    int rc = rados_aio_watch2(io->ioctx, oid, completion, &watch->handle, on_notify, on_broken,
-                              WATCH_TIMEOUT_S, (void *)(guintptr)watch->id);
+    int rc = rados_aio_watch2(io->ioctx, oid, completion, &watch->handle, on_notify, on_broken, WATCH_TIMEOUT_S,
+                              (void *)(guintptr)watch->id);
     if (rc < 0)
         srbd_job_not_started(&job->job, rc);
     rc = srbd_job_await(&job->job, deadline);
@@ -266,8 +263,7 @@ notify_collect(NotifyJob *job, VlChallengeResult *ret)
     size_t n_acks = 0;
     size_t n_timeouts = 0;
     if (!job->reply || job->reply_len == 0 ||
-        rados_decode_notify_response(job->reply, job->reply_len, &acks, &n_acks, &timeouts,
-                                     &n_timeouts) < 0)
+        rados_decode_notify_response(job->reply, job->reply_len, &acks, &n_acks, &timeouts, &n_timeouts) < 0)
         return;
     for (size_t i = 0; i < n_acks; i++)
         g_ptr_array_add(ret->acks, g_bytes_new(acks[i].payload, acks[i].payload_len));
@@ -276,8 +272,8 @@ notify_collect(NotifyJob *job, VlChallengeResult *ret)
 }
 
 bool
-srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_s,
-               VlChallengeResult *ret, GError **error)
+srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_s, VlChallengeResult *ret,
+               GError **error)
 {
     gint64 deadline = g_get_monotonic_time() + timeout_s * G_TIME_SPAN_SECOND + NOTIFY_GRACE_US;
     g_autofree char *oid = srbd_session_oid(host);
@@ -286,13 +282,12 @@ srbd_challenge(VlPlace *place, const char *host, GBytes *payload, guint timeout_
         return false;
     gsize len;
     const char *data = g_bytes_get_data(payload, &len);
-    SRBD_AUTO_JOB NotifyJob *job =
-        srbd_job_new(sizeof(NotifyJob), NULL, io->conn, io, notify_clear);
+    SRBD_AUTO_JOB NotifyJob *job = srbd_job_new(sizeof(NotifyJob), NULL, io->conn, io, notify_clear);
     rados_completion_t completion = srbd_job_completion(&job->job);
     /* Milliseconds are divided by 1000, and 0 would mean the default of 30 s
      * (IoCtxImpl::aio_notify). */
-    int rc = rados_aio_notify(io->ioctx, oid, completion, data, (int)len,
-                              (guint64)MAX(timeout_s, 1) * 1000, &job->reply, &job->reply_len);
+    int rc = rados_aio_notify(io->ioctx, oid, completion, data, (int)len, (guint64)MAX(timeout_s, 1) * 1000,
+                              &job->reply, &job->reply_len);
     if (rc < 0)
         srbd_job_not_started(&job->job, rc);
     rc = srbd_job_await(&job->job, deadline);

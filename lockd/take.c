@@ -9,7 +9,7 @@
 #include "lockd/judge.h"
 #include "lockd/takeover.h"
 
-#define STEP_S 6
+#define STEP_S   6
 #define RETRY_US (100 * 1000)
 
 VlTake *
@@ -102,7 +102,8 @@ read_back(VlLease *lease, GBytes *wrote, gint64 deadline)
 }
 
 static gboolean
-cas_batch(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n, gint64 deadline, GError **error)
+cas_batch(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n, gint64 deadline,
+          GError **error)
 {
     if (!n)
         return TRUE;
@@ -119,13 +120,21 @@ cas_batch(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, 
             VlRecord *stored = next[i] ? vl_record_copy(next[i]) : vl_record_new();
             vl_lease_set_record(leases[i], g_steal_pointer(&cas[i].replace), stored);
         } else if (error && !*error) {
-            vl_set_error(error, vl_error_code(cas[i].error), "%s: %s", leases[i]->volume->display, cas[i].error->message);
+            vl_set_error(error, vl_error_code(cas[i].error), "%s: %s", leases[i]->volume->display,
+                         cas[i].error->message);
         }
         ok = ok && !cas[i].error;
         g_clear_error(&cas[i].error);
         g_clear_pointer(&cas[i].replace, g_bytes_unref);
     }
     return ok;
+}
+
+gboolean
+vl_cas_ours(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n, gint64 deadline,
+            GError **error)
+{
+    return cas_batch(leases, next, expect, n, deadline, error);
 }
 
 gboolean
@@ -139,7 +148,8 @@ vl_cas_records(VlLease *const *leases, VlRecord *const *next, GBytes *const *exp
     if (n && !cas_batch(leases + first, next + first, expect + first, 1, deadline, error))
         return FALSE;
     return cas_batch(leases, next, expect, first, deadline, error) &
-           (n ? cas_batch(leases + first + 1, next + first + 1, expect + first + 1, n - first - 1, deadline, error) : TRUE);
+           (n ? cas_batch(leases + first + 1, next + first + 1, expect + first + 1, n - first - 1, deadline, error)
+              : TRUE);
 }
 
 /* ---- one round ---- */
@@ -219,10 +229,11 @@ watches_gone(VlDaemon *daemon, GPtrArray *takes, const VlPatience *patience, GEr
             for (guint a = 0; a < holder->addrs->len; a++)
                 if (vl_watchers_have(take->look.watchers, holder->addrs->pdata[a])) {
                     g_autofree char *who = vl_holder_describe(holder);
-                    vl_set_error(error, time_left ? VL_ERR_CHANGED : VL_ERR_UNKNOWN_OWNER,
-                                 "%s is in use: %s. That host's virtleased is dead, but the VM's client %s still watches the "
-                                 "image (takeover_watch = \"wait\")",
-                                 take->lease->volume->display, who, (char *)holder->addrs->pdata[a]);
+                    vl_set_error(
+                        error, time_left ? VL_ERR_CHANGED : VL_ERR_UNKNOWN_OWNER,
+                        "%s is in use: %s. That host's virtleased is dead, but the VM's client %s still watches the "
+                        "image (takeover_watch = \"wait\")",
+                        take->lease->volume->display, who, (char *)holder->addrs->pdata[a]);
                     return FALSE;
                 }
         }
@@ -230,8 +241,8 @@ watches_gone(VlDaemon *daemon, GPtrArray *takes, const VlPatience *patience, GEr
     return TRUE;
 }
 
-/* Adoption: a record that names this running QEMU needs no judge; strangers on the image are the audit's business (a migration
- * may be under way). */
+/* Adoption: a record that names this running QEMU needs no judge; strangers on the image are the audit's business (a
+ * migration may be under way). */
 static void
 drop_kept(GPtrArray *takes)
 {
@@ -239,15 +250,16 @@ drop_kept(GPtrArray *takes)
         VlTake *take = takes->pdata[i - 1];
         if (take->step != VL_TAKE_OURS || !take->lease->open_already)
             continue;
-        vl_lease_set_record(take->lease, take->look.record ? g_bytes_ref(take->look.record) : NULL, vl_record_copy(take->record));
+        vl_lease_set_record(take->lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
+                            vl_record_copy(take->record));
         vl_lease_set_state(take->lease, VL_LEASE_PARKED, "the record names this process already");
         take->lease->kept = TRUE;
         g_ptr_array_remove_index(takes, i - 1);
     }
 }
 
-/* What may be given back after a refusal: leases of volumes that no QEMU uses yet. For a running one half of its leases is
- * better than none, and what the record may say of it is never taken out while it runs. */
+/* What may be given back after a refusal: leases of volumes that no QEMU uses yet. For a running one half of its leases
+ * is better than none, and what the record may say of it is never taken out while it runs. */
 static GPtrArray *
 not_in_use(GPtrArray *leases)
 {
@@ -307,7 +319,8 @@ verify(GPtrArray *leases, const VlIncarnation *who, gint64 deadline, GError **er
         if (!vl_record_find(take->record, who) || take->record->claim) {
             const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
             g_autofree char *now = other ? vl_holder_describe(other) : g_strdup("free now");
-            vl_set_error(error, VL_ERR_LOST, "%s: its lease was lost again before this VM could start (%s). Start it once more if it is "
+            vl_set_error(error, VL_ERR_LOST,
+                         "%s: its lease was lost again before this VM could start (%s). Start it once more if it is "
                          "to run here",
                          take->lease->volume->display, now);
             return FALSE;
@@ -372,7 +385,8 @@ vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *ca
         for (guint k = i; k < leases->len; k++) {
             VlVolume *volume = ((VlLease *)leases->pdata[k])->volume;
             if (volume->place == place)
-                g_hash_table_insert(entries, volume->key, g_strdup_printf("%s\n%s\n%s", volume->display, vm->who.uuid, vm->name));
+                g_hash_table_insert(entries, volume->key,
+                                    g_strdup_printf("%s\n%s\n%s", volume->display, vm->who.uuid, vm->name));
         }
         if (!place->store->ops->index_set(place, daemon->host->id, entries, vl_call_within(call, STEP_S), error))
             return FALSE;

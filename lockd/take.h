@@ -12,17 +12,17 @@
 typedef struct {
     VlLease *lease;
     VlLook look;
-    VlRecord *record;     /* parsed look.record */
+    VlRecord *record; /* parsed look.record */
     VlTakeStep step;
-    GPtrArray *blockers;  /* of VlHolder, borrowed from record */
-    GPtrArray *verdicts;  /* of VlVerdict, one per blocker, all dead; NULL element: dead for certain */
-    VlVerdict *claimant;  /* verdict on the claimant, if there is a dead claim of another host */
+    GPtrArray *blockers; /* of VlHolder, borrowed from record */
+    GPtrArray *verdicts; /* of VlVerdict, one per blocker, all dead; NULL element: dead for certain */
+    VlVerdict *claimant; /* verdict on the claimant, if there is a dead claim of another host */
     GPtrArray *dead_ips, *never;
     gboolean dead_foreign_owner;
-    gboolean give_back;   /* ours until a migration handed it to a host that died: only if that one never wrote (R1) */
-    GPtrArray *set;       /* addresses to fence */
+    gboolean give_back; /* ours until a migration handed it to a host that died: only if that one never wrote (R1) */
+    GPtrArray *set;     /* addresses to fence */
     char *claim_id;
-    VlRecord *claimed;    /* the record with our claim in it */
+    VlRecord *claimed; /* the record with our claim in it */
     GBytes *claimed_raw;
 } VlTake;
 
@@ -40,8 +40,12 @@ gboolean vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s
  * two who want the same volumes exactly one gets through; then the rest at once. On success the leases
  * know their new record. CHANGED when somebody was faster; then nothing is certain but leases
  * whose write worked have been updated. */
-gboolean vl_cas_records(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n,
-                        gint64 deadline, GError **error);
+gboolean vl_cas_records(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n, gint64 deadline,
+                        GError **error);
+
+/* The same for records that are ours alone to change (we hold the lease): all at once. */
+gboolean vl_cas_ours(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n, gint64 deadline,
+                     GError **error);
 
 /* Journal, session and index for these leases of the VM, written before the first compare-and-swap (R18). */
 gboolean vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error);

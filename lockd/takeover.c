@@ -4,8 +4,8 @@
 #include "lockd/error.h"
 #include "lockd/fault.h"
 
-#define FENCE_S 15
-#define STEP_S 6
+#define FENCE_S        15
+#define STEP_S         6
 #define EXPIRE_SLACK_S 60 /* an entry this much shorter than asked for was there before us */
 
 static gint64
@@ -44,8 +44,7 @@ note_short_entry(const char *addr, gint64 until, gint64 wanted)
     g_autoptr(GDateTime) time = g_date_time_new_from_unix_local(until);
     g_autofree char *text = time ? g_date_time_format(time, "%F %T") : g_strdup("?");
     g_warning("blocklist: %s was already listed, until %s only: the monitors keep that time although they "
-              "report success. Its fence is renewed as soon as that entry lapses (wanted: %" G_GINT64_FORMAT
-              " s more)",
+              "report success. Its fence is renewed as soon as that entry lapses (wanted: %" G_GINT64_FORMAT " s more)",
               addr, text, wanted - until);
 }
 
@@ -82,7 +81,8 @@ vl_fence_set(VlDaemon *daemon, VlPlace *place, const GPtrArray *set, GPtrArray *
     if (ok)
         ok = place->store->ops->barrier(place, deadline, error);
     else if (error && !*error)
-        vl_set_error(error, VL_ERR_FENCE, "the blocklist of %s does not show every address after fencing", place->display);
+        vl_set_error(error, VL_ERR_FENCE, "the blocklist of %s does not show every address after fencing",
+                     place->display);
     return ok;
 }
 
@@ -123,8 +123,8 @@ nobody_new(const VlLook *before, const VlLook *now)
                            g_str_equal(now->owner->cookie, before->owner->cookie));
 }
 
-/* The frozen set is what was seen between two identical reads of the record (R12): the first one came before this look, the
- * second is the compare of the claim's compare-and-swap. The look that the takes were judged by may be as old as a
+/* The frozen set is what was seen between two identical reads of the record (R12): the first one came before this look,
+ * the second is the compare of the claim's compare-and-swap. The look that the takes were judged by may be as old as a
  * verdict takes, and a client that came since would be neither judged nor fenced. */
 static gboolean
 step_freeze(Takeover *t, GError **error)
@@ -177,12 +177,12 @@ step_fence_sets(Takeover *t, GError **error)
         for (guint k = 0; k < take->never->len; k++)
             for (guint v = 0; v < take->blockers->len; v++)
                 if (vl_addrs_has(((VlHolder *)take->blockers->pdata[v])->addrs, take->never->pdata[k])) {
-                    vl_set_error(error, VL_ERR_FENCE,
-                                 "%s: its dead holder used the kernel client %s, which other images of that host share; "
-                                 "it is never fenced automatically. Make sure that host is off, then: "
-                                 "virtleasectl release %s --force",
-                                 take->lease->volume->display, (char *)take->never->pdata[k],
-                                 take->lease->volume->display);
+                    vl_set_error(
+                        error, VL_ERR_FENCE,
+                        "%s: its dead holder used the kernel client %s, which other images of that host share; "
+                        "it is never fenced automatically. Make sure that host is off, then: "
+                        "virtleasectl release %s --force",
+                        take->lease->volume->display, (char *)take->never->pdata[k], take->lease->volume->display);
                     return FALSE;
                 }
     }
@@ -276,8 +276,9 @@ step_confirm(Takeover *t, GError **error)
             gboolean asked = FALSE;
             for (guint before = 0; before < i && !asked; before++) /* one question per host and place is enough */
                 for (guint b = 0; b < take_at(t, before)->blockers->len && !asked; b++)
-                    asked = take_at(t, before)->lease->volume->place == take->lease->volume->place &&
-                            g_str_equal(((VlHolder *)take_at(t, before)->blockers->pdata[b])->who.host, victim->who.host);
+                    asked =
+                        take_at(t, before)->lease->volume->place == take->lease->volume->place &&
+                        g_str_equal(((VlHolder *)take_at(t, before)->blockers->pdata[b])->who.host, victim->who.host);
             VlAsk ask = {take->lease->volume->key, &victim->who, NULL};
             if (verdict && !asked && !vl_verdict_confirm(take->lease->volume->place, &ask, verdict, t->call, error)) {
                 g_autofree char *who = vl_holder_describe(victim);
@@ -289,8 +290,8 @@ step_confirm(Takeover *t, GError **error)
     return TRUE;
 }
 
-/* Immediately before the fence: a daemon that was stopped here as a whole may have been taken for dead itself, and its claim
- * struck by an owner that lives. */
+/* Immediately before the fence: a daemon that was stopped here as a whole may have been taken for dead itself, and its
+ * claim struck by an owner that lives. */
 static gboolean
 step_still_claimed(Takeover *t, GError **error)
 {
@@ -304,7 +305,8 @@ step_still_claimed(Takeover *t, GError **error)
         if (looks[i].error && error && !*error)
             g_propagate_error(error, g_steal_pointer(&looks[i].error));
         else if (!ours && error && !*error)
-            vl_set_error(error, VL_ERR_CHANGED, "%s: this host's claim is gone; nobody was fenced", looks[i].volume->display);
+            vl_set_error(error, VL_ERR_CHANGED, "%s: this host's claim is gone; nobody was fenced",
+                         looks[i].volume->display);
         ok = ok && ours;
         vl_look_clear(&looks[i]);
     }
@@ -350,8 +352,8 @@ of_a_survivor(const VlTake *take, const char *addr)
     return FALSE;
 }
 
-/* Behind the barrier nothing of the dead destination arrives any more; had it ever written, the exclusive lock would not be
- * with the source. */
+/* Behind the barrier nothing of the dead destination arrives any more; had it ever written, the exclusive lock would
+ * not be with the source. */
 static gboolean
 check_never_wrote(const VlTake *take, const VlLook *look, GError **error)
 {
@@ -359,7 +361,8 @@ check_never_wrote(const VlTake *take, const VlLook *look, GError **error)
     if (previous && look->owner && look->owner->managed && vl_addrs_has(previous->addrs, look->owner->addr))
         return TRUE;
     vl_set_error(error, VL_ERR_STALE,
-                 "%s: the destination of the migration is dead, and it cannot be shown that the VM never ran there: its memory here "
+                 "%s: the destination of the migration is dead, and it cannot be shown that the VM never ran there: "
+                 "its memory here "
                  "is stale and it may not go on. Destroy it here",
                  take->lease->volume->display);
     return FALSE;
@@ -398,7 +401,8 @@ step_break(Takeover *t, GError **error)
     g_autofree VlLook *looks = g_new0(VlLook, n);
     for (guint i = 0; i < n; i++)
         looks[i].volume = take_at(t, i)->lease->volume;
-    gboolean ok = looks[0].volume->place->store->ops->look(looks, n, VL_LOOK_RECORD | VL_LOOK_OWNER, vl_deadline_in(STEP_S));
+    gboolean ok =
+        looks[0].volume->place->store->ops->look(looks, n, VL_LOOK_RECORD | VL_LOOK_OWNER, vl_deadline_in(STEP_S));
     for (guint i = 0; i < n; i++) {
         if (looks[i].error && error && !*error)
             g_propagate_error(error, g_steal_pointer(&looks[i].error));

@@ -27,8 +27,8 @@ gboolean vl_takeover(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const VlCall 
 
 /* Fences `set` in a place, waits for the barrier; records in *ret_fenced (VlFenced) what the monitors
  * really have, and says loudly when an entry lapses earlier than wanted. */
-gboolean vl_fence_set(VlDaemon *daemon, VlPlace *place, const GPtrArray *set, GPtrArray *ret_fenced,
-                      gint64 deadline, GError **error);
+gboolean vl_fence_set(VlDaemon *daemon, VlPlace *place, const GPtrArray *set, GPtrArray *ret_fenced, gint64 deadline,
+                      GError **error);
 
 /* Copies what was fenced into a record. */
 void vl_fenced_into(VlRecord *record, const GPtrArray *set, const GPtrArray *fenced);

@@ -23,12 +23,11 @@ static void
 set_connect_error(const ToolRequest *request, int r, GError **error)
 {
     if ((r == -EACCES || r == -EPERM) && geteuid() != 0)
-        vl_set_error(error, VL_ERR_NOT_PERMITTED,
-                     "only root may talk to virtleased (socket %s: %s)", request->socket,
+        vl_set_error(error, VL_ERR_NOT_PERMITTED, "only root may talk to virtleased (socket %s: %s)", request->socket,
                      g_strerror(-r));
     else if (r == -EINVAL || r == -ENAMETOOLONG)
-        vl_set_error(error, VL_ERR_DAEMON, "\"%s\" cannot be the path of a socket: %s",
-                     request->socket, g_strerror(-r));
+        vl_set_error(error, VL_ERR_DAEMON, "\"%s\" cannot be the path of a socket: %s", request->socket,
+                     g_strerror(-r));
     else
         vl_set_error(error, VL_ERR_DAEMON,
                      "virtleased cannot be reached at %s: %s. Start it with 'systemctl start "
@@ -91,8 +90,7 @@ static void
 set_read_error(const ToolRequest *request, int r, GError **error)
 {
     if (r == -ETIMEDOUT)
-        vl_set_error(error, VL_ERR_TIMEOUT,
-                     "virtleased did not answer within %u s: %s. Its log says what it is doing",
+        vl_set_error(error, VL_ERR_TIMEOUT, "virtleased did not answer within %u s: %s. Its log says what it is doing",
                      request->timeout_s, request->waiting);
     else if (r == -EPROTONOSUPPORT)
         vl_set_error(error, VL_ERR_PROTOCOL,
@@ -100,14 +98,12 @@ set_read_error(const ToolRequest *request, int r, GError **error)
                      "daemon of one version, and restart the daemon",
                      request->socket);
     else if (r == -EPROTO)
-        vl_set_error(error, VL_ERR_PROTOCOL, "what listens at %s does not answer like a virtleased",
-                     request->socket);
+        vl_set_error(error, VL_ERR_PROTOCOL, "what listens at %s does not answer like a virtleased", request->socket);
     else if (r == -EMSGSIZE)
         vl_set_error(error, VL_ERR_PROTOCOL, "virtleased's answer is larger than %u MiB",
                      VL_PROTO_REPLY_MAX / 1024 / 1024);
     else
-        vl_set_error(error, VL_ERR_DAEMON,
-                     "virtleased went away before it answered (socket %s: %s); its log says why",
+        vl_set_error(error, VL_ERR_DAEMON, "virtleased went away before it answered (socket %s: %s); its log says why",
                      request->socket, g_strerror(-r));
 }
 
@@ -136,8 +132,7 @@ decode_field(const struct vl_field *field, Reply *reply)
 static char *
 conclude(const ToolRequest *request, int r, Reply *reply, GError **error)
 {
-    if (r < 0 || !reply->has_code || reply->code > G_MAXINT ||
-        (reply->code == VL_OK && !reply->json))
+    if (r < 0 || !reply->has_code || reply->code > G_MAXINT || (reply->code == VL_OK && !reply->json))
         set_read_error(request, -EPROTO, error);
     else if (reply->code != VL_OK)
         vl_set_error(error, (enum vl_error)reply->code, "%s",

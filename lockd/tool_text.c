@@ -29,8 +29,7 @@ static gint64
 int_of(JsonObject *object, const char *member, gint64 otherwise)
 {
     JsonNode *node = value_of(object, member);
-    return node && json_node_get_value_type(node) == G_TYPE_INT64 ? json_node_get_int(node)
-                                                                  : otherwise;
+    return node && json_node_get_value_type(node) == G_TYPE_INT64 ? json_node_get_int(node) : otherwise;
 }
 
 static gboolean
@@ -136,11 +135,9 @@ add_sessions(JsonArray *sessions, GString *out)
     g_autoptr(ToolTable) table = tool_table_new("SESSION IN", "STATE", "NUMBER", "RENEWED", NULL);
     for (guint i = 0; i < json_array_get_length(sessions); i++) {
         JsonObject *session = object_at(sessions, i);
-        g_autofree char *number =
-            g_strdup_printf("%" G_GINT64_FORMAT, int_of(session, "session", 0));
+        g_autofree char *number = g_strdup_printf("%" G_GINT64_FORMAT, int_of(session, "session", 0));
         g_autofree char *renewed = ago(int_of(session, "silent_ms", -1));
-        tool_table_add(table, string_of(session, "place"), string_of(session, "state"), number,
-                       renewed, NULL);
+        tool_table_add(table, string_of(session, "place"), string_of(session, "state"), number, renewed, NULL);
     }
     tool_table_print(table, "", out);
     for (guint i = 0; i < json_array_get_length(sessions); i++) {
@@ -157,16 +154,12 @@ tool_text_status(JsonObject *answer, gint64 now, GString *out)
 {
     g_autofree char *vms = amount(int_of(answer, "vms", 0), "VM");
     g_autofree char *leases = amount(int_of(answer, "leases", 0), "lease");
-    add_line(out, "Daemon", "virtleased %s at %s", string_of(answer, "version"),
-             string_of(answer, "socket"));
-    add_line(out, "Host", "%s (id %s)", string_of(answer, "host_name"),
-             string_of(answer, "host_id"));
-    add_line(out, "Machine, boot", "%s, %s", string_of(answer, "machine_id"),
-             string_of(answer, "boot_id"));
+    add_line(out, "Daemon", "virtleased %s at %s", string_of(answer, "version"), string_of(answer, "socket"));
+    add_line(out, "Host", "%s (id %s)", string_of(answer, "host_name"), string_of(answer, "host_id"));
+    add_line(out, "Machine, boot", "%s, %s", string_of(answer, "machine_id"), string_of(answer, "boot_id"));
     add_line(out, "Serves", "%s, %s", vms, leases);
     add_line(out, "Takeover",
-             "of hosts silent for %" G_GINT64_FORMAT
-             " s; a VM's start waits at most %" G_GINT64_FORMAT " s for it",
+             "of hosts silent for %" G_GINT64_FORMAT " s; a VM's start waits at most %" G_GINT64_FORMAT " s for it",
              int_of(answer, "dead_after", 0), int_of(answer, "takeover_wait", 0));
     g_string_append_c(out, '\n');
     if (count_of(answer, "sessions"))
@@ -181,19 +174,16 @@ void
 tool_text_list(JsonObject *answer, gint64 now, GString *out)
 {
     JsonArray *leases = array_of(answer, "leases");
-    g_autoptr(ToolTable) table =
-        tool_table_new("VOLUME", "STATE", "VM", "HOST", "PID", "SINCE", NULL);
+    g_autoptr(ToolTable) table = tool_table_new("VOLUME", "STATE", "VM", "HOST", "PID", "SINCE", NULL);
     for (guint i = 0; i < count_of(answer, "leases"); i++) {
         JsonObject *lease = object_at(leases, i);
         gint64 number = int_of(lease, "pid", 0);
-        g_autofree char *pid =
-            number > 0 ? g_strdup_printf("%" G_GINT64_FORMAT, number) : g_strdup("");
+        g_autofree char *pid = number > 0 ? g_strdup_printf("%" G_GINT64_FORMAT, number) : g_strdup("");
         g_autofree char *since = time_of(lease, "since");
         gboolean shared = g_str_equal(string_of(lease, "mode"), "shared");
-        g_autofree char *state =
-            g_strconcat(string_of(lease, "state"), shared ? ",shared" : "", NULL);
-        tool_table_add(table, string_of(lease, "volume"), state, string_of(lease, "vm"),
-                       string_of(lease, "host"), pid, since, NULL);
+        g_autofree char *state = g_strconcat(string_of(lease, "state"), shared ? ",shared" : "", NULL);
+        tool_table_add(table, string_of(lease, "volume"), state, string_of(lease, "vm"), string_of(lease, "host"), pid,
+                       since, NULL);
     }
     if (count_of(answer, "leases"))
         tool_table_print(table, "", out);
@@ -221,8 +211,8 @@ add_claim(JsonObject *claim, GString *out)
 {
     g_autofree char *since = time_of(claim, "since");
     g_autofree char *addrs = strings_of(claim, "addrs", "nothing");
-    add_line(out, "Claim", "host %s takes it over for VM %s since %s", string_of(claim, "host"),
-             string_of(claim, "vm"), *since ? since : "-");
+    add_line(out, "Claim", "host %s takes it over for VM %s since %s", string_of(claim, "host"), string_of(claim, "vm"),
+             *since ? since : "-");
     add_line(out, "", "and fences: %s", addrs);
 }
 
@@ -230,18 +220,15 @@ static void
 add_in_use(JsonObject *answer, GString *out)
 {
     JsonObject *owner = object_of(answer, "lock_owner");
-    g_autofree char *watchers =
-        strings_of(answer, "watchers", "none: no client has the image open");
+    g_autofree char *watchers = strings_of(answer, "watchers", "none: no client has the image open");
     if (owner)
-        add_line(out, "Lock owner", "%s (%s)%s", string_of(owner, "addr"),
-                 string_of(owner, "entity"),
+        add_line(out, "Lock owner", "%s (%s)%s", string_of(owner, "addr"), string_of(owner, "entity"),
                  bool_of(owner, "managed") ? "" : ", a lock that librbd does not manage");
     else
         add_line(out, "Lock owner", "none");
     add_line(out, "Watchers", "%s", watchers);
     if (!bool_of(answer, "exclusive_lock_feature"))
-        add_line(out, "Features",
-                 "exclusive-lock is off: only the recorded addresses can be fenced");
+        add_line(out, "Features", "exclusive-lock is off: only the recorded addresses can be fenced");
 }
 
 static char *
@@ -283,8 +270,7 @@ tool_text_show(JsonObject *answer, gint64 now, GString *out)
     add_line(out, "Volume", "%s, in %s", string_of(answer, "volume"), string_of(answer, "place"));
     add_line(out, "Key", "%s", string_of(answer, "key"));
     add_line(out, "Lease", "%s, epoch %" G_GINT64_FORMAT,
-             count_of(answer, "holders") ? string_of(answer, "mode") : "free",
-             int_of(answer, "epoch", 0));
+             count_of(answer, "holders") ? string_of(answer, "mode") : "free", int_of(answer, "epoch", 0));
     for (guint i = 0; i < count_of(answer, "holders"); i++)
         add_holder(object_at(holders, i), out);
     if (claim)
@@ -322,19 +308,16 @@ tool_text_release(JsonObject *answer, gint64 now, GString *out)
     JsonObject *owner = object_of(answer, "lock_owner");
     g_autofree char *volume = tool_printable(string_of(answer, "volume"));
     if (array_of(answer, "fenced")) {
-        g_autofree char *fenced =
-            strings_of(answer, "fenced", "nothing, as no client address was recorded or seen");
+        g_autofree char *fenced = strings_of(answer, "fenced", "nothing, as no client address was recorded or seen");
         g_string_append_printf(out, "%s: its lease is free. Fenced: %s\n", volume, fenced);
         return;
     }
     g_autofree char *watchers = strings_of(answer, "watchers", "");
     g_string_append_printf(out, "%s: its lease is free, and nothing was fenced.\n", volume);
     if (*watchers)
-        g_string_append_printf(out, "These clients have it open and can still write: %s\n",
-                               watchers);
+        g_string_append_printf(out, "These clients have it open and can still write: %s\n", watchers);
     else
         g_string_append(out, "No client has it open.\n");
     if (owner)
-        add_line(out, "Lock owner", "%s (%s)", string_of(owner, "addr"),
-                 string_of(owner, "entity"));
+        add_line(out, "Lock owner", "%s (%s)", string_of(owner, "addr"), string_of(owner, "entity"));
 }

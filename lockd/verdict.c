@@ -7,11 +7,11 @@
 #include "lockd/fault.h"
 #include "lockd/identity.h"
 
-#define POLL_US (G_USEC_PER_SEC / 2)
-#define QUICK_US G_USEC_PER_SEC /* a slower read proves nothing about the owner */
-#define GAP_US (3 * G_USEC_PER_SEC) /* between two reads: more, and nobody knows what the storage did meanwhile */
-#define STORAGE_PATIENCE_S 60   /* a shared window gives up when storage stays away this long */
-#define CHALLENGE_US (VL_CHALLENGE_TIMEOUT_S * G_USEC_PER_SEC)
+#define POLL_US            (G_USEC_PER_SEC / 2)
+#define QUICK_US           G_USEC_PER_SEC       /* a slower read proves nothing about the owner */
+#define GAP_US             (3 * G_USEC_PER_SEC) /* between two reads: more, and nobody knows what the storage did meanwhile */
+#define STORAGE_PATIENCE_S 60                   /* a shared window gives up when storage stays away this long */
+#define CHALLENGE_US       (VL_CHALLENGE_TIMEOUT_S * G_USEC_PER_SEC)
 
 void
 vl_verdict_clear(VlVerdict *verdict)
@@ -32,7 +32,8 @@ object_copy(VlSessionObject *to, const VlSessionObject *from)
 static gboolean
 object_equal(const VlSessionObject *a, const VlSessionObject *b)
 {
-    return a->present == b->present && (!a->present || (a->counter == b->counter && g_bytes_equal(a->identity, b->identity)));
+    return a->present == b->present &&
+           (!a->present || (a->counter == b->counter && g_bytes_equal(a->identity, b->identity)));
 }
 
 /* The longer of the owner's patience and ours, and its announced silence. */
@@ -252,8 +253,8 @@ shared_run(VlVerdicts *verdicts, Shared *shared)
     VlSessionObject seen = {0};
     VlAnswer answer = VL_ANSWER_NONE;
     GError *error = NULL;
-    gboolean dead = vl_window_run(shared->place, shared->host, &ask, verdicts->dead_after_s, &call, &seen, &answer,
-                                  &error);
+    gboolean dead =
+        vl_window_run(shared->place, shared->host, &ask, verdicts->dead_after_s, &call, &seen, &answer, &error);
     if (!dead && vl_error_code(error) == VL_ERR_HELD)
         g_clear_error(&error);
     g_message("host %s, %s: %s after %.1f s", shared->host, shared->place->display,
@@ -399,7 +400,8 @@ vl_verdict_begin(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64
     gboolean known, own;
     guint seconds;
     VlVerdict verdict = {.ips = vl_addrs_new()};
-    if (verdicts->threaded && verdict_known(verdicts, place, ask, session, call, &verdict, &known, &seconds, NULL) && !known)
+    if (verdicts->threaded && verdict_known(verdicts, place, ask, session, call, &verdict, &known, &seconds, NULL) &&
+        !known)
         shared_unref(shared_join(verdicts, place, ask, seconds, &own));
     vl_verdict_clear(&verdict);
 }

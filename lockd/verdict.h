@@ -5,8 +5,8 @@
  * Dead means: on OUR monotonic clock its counter stood still for the whole window (dead_after, the
  * longer of the owner's and ours, plus an announced grace), it was read all the time in that window and every read
  * was answered quickly, and a challenge was not answered at either end of the window. A read that fails
- * or is slow, or that we were too late for, starts the window again: while the storage itself is away, everybody looks silent. No
- * other clock takes part. One window per host and place is shared by all who ask (R21).
+ * or is slow, or that we were too late for, starts the window again: while the storage itself is away, everybody looks
+ * silent. No other clock takes part. One window per host and place is shared by all who ask (R21).
  */
 #ifndef VL_LOCKD_VERDICT_H
 #define VL_LOCKD_VERDICT_H
@@ -16,7 +16,8 @@
 
 typedef enum {
     VL_VERDICT_ALIVE,    /* refuse */
-    VL_VERDICT_NOT_MINE, /* alive, but its daemon is freeing the lease (its QEMU is gone, or it is an orphan): try again */
+    VL_VERDICT_NOT_MINE, /* alive, but its daemon is freeing the lease (its QEMU is gone, or it is an orphan): try again
+                          */
     VL_VERDICT_LOST,     /* alive, but that QEMU is fenced and the lease given up: as dead, for this lease */
     VL_VERDICT_DEAD,
 } VlVerdictKind;
@@ -24,8 +25,8 @@ typedef enum {
 typedef struct {
     VlVerdictKind kind;
     VlSessionObject seen; /* DEAD: how its session stood, for vl_verdict_confirm() */
-    GPtrArray *ips;  /* of char *: addresses its session published; may be empty */
-    gboolean ended;  /* DEAD because an operator ended this session (virtleasectl fence) */
+    GPtrArray *ips;       /* of char *: addresses its session published; may be empty */
+    gboolean ended;       /* DEAD because an operator ended this session (virtleasectl fence) */
 } VlVerdict;
 void vl_verdict_clear(VlVerdict *verdict);
 
@@ -40,8 +41,8 @@ void vl_verdict_begin(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, gu
 /* Judges the host of `ask->holder`, which the lease names with session number `session`. Waits until
  * a verdict or the call's deadline; then UNKNOWN_OWNER, saying how long the host has been silent.
  * Other errors are the storage's. */
-gboolean vl_verdict_get(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session,
-                        const VlCall *call, VlVerdict *ret_verdict, GError **error);
+gboolean vl_verdict_get(VlVerdicts *verdicts, VlPlace *place, const VlAsk *ask, guint64 session, const VlCall *call,
+                        VlVerdict *ret_verdict, GError **error);
 
 /* After the claim: still dead? Its session stands as it did and one more challenge goes unanswered.
  * FALSE with HELD when the host woke up, STORAGE when it cannot be told. */

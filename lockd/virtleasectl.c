@@ -38,17 +38,16 @@ typedef struct {
 } Verb;
 
 static const Verb verbs[] = {
-    {"status", NULL, "", "the daemon, its host, and its sessions with the storage",
-     "reading its state", tool_text_status},
-    {"list", NULL, " [--all]", "leases of this host; with --all those of other hosts as well",
-     "reading the leases", tool_text_list},
-    {"show", "VOLUME", "", "holders, claim, lock owner, watchers and fences of one volume",
-     "reading the lease of %s", tool_text_show},
+    {"status", NULL, "", "the daemon, its host, and its sessions with the storage", "reading its state",
+     tool_text_status},
+    {"list", NULL, " [--all]", "leases of this host; with --all those of other hosts as well", "reading the leases",
+     tool_text_list},
+    {"show", "VOLUME", "", "holders, claim, lock owner, watchers and fences of one volume", "reading the lease of %s",
+     tool_text_show},
     {"fence", "HOST", " [--force]", "cut a dead host off its VMs' disks and free their leases",
      "ending the sessions of host %s and fencing its disks", tool_text_fence},
-    {"release", "VOLUME", " --force [--no-fence]",
-     "take a volume's lease away from its holder, fencing that first", "fencing and freeing %s",
-     tool_text_release},
+    {"release", "VOLUME", " --force [--no-fence]", "take a volume's lease away from its holder, fencing that first",
+     "fencing and freeing %s", tool_text_release},
 };
 
 static const Verb *
@@ -67,9 +66,8 @@ summary(void)
 {
     GString *text = g_string_new("Verbs:\n");
     for (guint i = 0; i < G_N_ELEMENTS(verbs); i++)
-        g_string_append_printf(
-            text, "  %s%s%s%s\n        %s\n", verbs[i].name, verbs[i].operand ? " " : "",
-            verbs[i].operand ? verbs[i].operand : "", verbs[i].options, verbs[i].help);
+        g_string_append_printf(text, "  %s%s%s%s\n        %s\n", verbs[i].name, verbs[i].operand ? " " : "",
+                               verbs[i].operand ? verbs[i].operand : "", verbs[i].options, verbs[i].help);
     g_string_append(text, "  help\n        this text");
     return g_string_free(text, FALSE);
 }
@@ -80,13 +78,12 @@ context_new(Options *options)
     const GOptionEntry entries[] = {
         {"socket", 's', 0, G_OPTION_ARG_FILENAME, &options->socket,
          "where virtleased listens (default " VL_DEFAULT_SOCKET ")", "PATH"},
-        {"timeout", 't', 0, G_OPTION_ARG_INT, &options->timeout,
-         "how long to wait for the answer (default 60)", "SECONDS"},
-        {"json", 'j', 0, G_OPTION_ARG_NONE, &options->json,
-         "print the answer, or the error, as one JSON object", NULL},
+        {"timeout", 't', 0, G_OPTION_ARG_INT, &options->timeout, "how long to wait for the answer (default 60)",
+         "SECONDS"},
+        {"json", 'j', 0, G_OPTION_ARG_NONE, &options->json, "print the answer, or the error, as one JSON object", NULL},
         {"all", 'a', 0, G_OPTION_ARG_NONE, &options->all, "list: leases of all hosts", NULL},
-        {"force", 0, 0, G_OPTION_ARG_NONE, &options->force,
-         "fence: a host that is alive as well; release: needed", NULL},
+        {"force", 0, 0, G_OPTION_ARG_NONE, &options->force, "fence: a host that is alive as well; release: needed",
+         NULL},
         {"no-fence", 0, 0, G_OPTION_ARG_NONE, &options->no_fence,
          "release: leave the holder's access to the image alone", NULL},
         {"version", 'V', 0, G_OPTION_ARG_NONE, &options->version, "print the version", NULL},
@@ -98,9 +95,8 @@ context_new(Options *options)
     g_option_context_add_main_entries(context, entries, NULL);
     g_option_context_set_summary(context, text);
     g_option_context_set_description(
-        context,
-        "Exit status: 0 done, 1 refused or failed, 2 bad usage, 3 virtleased not reachable,\n"
-        "4 the host lives or the lease is held. Only root may ask. See virtleasectl(8).");
+        context, "Exit status: 0 done, 1 refused or failed, 2 bad usage, 3 virtleased not reachable,\n"
+                 "4 the host lives or the lease is held. Only root may ask. See virtleasectl(8).");
     return context;
 }
 
@@ -230,8 +226,8 @@ run(const Verb *verb, const Options *options, GError **error)
         g_ptr_array_add(args, (char *)"--force");
     if (options->no_fence)
         g_ptr_array_add(args, (char *)"--no-fence");
-    ToolRequest request = {options->socket ? options->socket : VL_DEFAULT_SOCKET,
-                           (guint)options->timeout, verb->name, args, waiting};
+    ToolRequest request = {options->socket ? options->socket : VL_DEFAULT_SOCKET, (guint)options->timeout, verb->name,
+                           args, waiting};
     g_autofree char *answer = tool_call(&request, error);
     return answer && print_answer(verb, answer, options->json, error);
 }
@@ -243,8 +239,8 @@ tool_main(int argc, char **argv, Options *options)
     const Verb *verb = NULL;
     g_autoptr(GOptionContext) context = context_new(options);
     /* GOption forgets what it understood when it meets something it does not. */
-    gboolean json = g_strv_contains((const char *const *)argv, "--json") ||
-                    g_strv_contains((const char *const *)argv, "-j");
+    gboolean json =
+        g_strv_contains((const char *const *)argv, "--json") || g_strv_contains((const char *const *)argv, "-j");
     gboolean parsed = g_option_context_parse(context, &argc, &argv, &error);
     json = parsed ? options->json : json;
     if (parsed && options->version) {

@@ -20,7 +20,7 @@ struct VlVm {
     VlVms *vms;
     VlIncarnation who; /* host, boot, uuid, pid, start: fixed for its life */
     char *name, *uri;
-    int action;  /* libvirt's on_lockfailure number */
+    int action; /* libvirt's on_lockfailure number */
     int pidfd;
     gint exited; /* atomic: the process is gone */
     guint watch; /* GSource of the pidfd, main loop only */

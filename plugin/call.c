@@ -185,17 +185,15 @@ describe_failure(const struct exchange *x, int error, const char *consequence, c
 
     if (x->stage == STAGE_REQUEST)
         n = asprintf(ret_text, "the request to virtleased cannot be made (%s): %s",
-                     error == -EMSGSIZE ? "too many disks, or a name that is too long" : why,
-                     consequence);
+                     error == -EMSGSIZE ? "too many disks, or a name that is too long" : why, consequence);
     else if (x->stage == STAGE_CONNECT)
         n = asprintf(ret_text, "virtleased is not answering on %s (%s): %s", socket,
                      error == -EAGAIN ? "its queue of callers is full" : why, consequence);
     else if (error == -ETIMEDOUT)
-        n = asprintf(ret_text, "virtleased on %s gave no answer within %u seconds: %s", socket,
-                     x->settings->timeout_s, consequence);
+        n = asprintf(ret_text, "virtleased on %s gave no answer within %u seconds: %s", socket, x->settings->timeout_s,
+                     consequence);
     else if (error == -ECONNRESET)
-        n = asprintf(ret_text, "virtleased on %s ended the connection without an answer: %s",
-                     socket, consequence);
+        n = asprintf(ret_text, "virtleased on %s ended the connection without an answer: %s", socket, consequence);
     else
         n = asprintf(ret_text,
                      "virtleased on %s gave an answer that cannot be understood (%s; are plugin "

@@ -36,8 +36,7 @@ drv_init(unsigned int version, const char *config_file, unsigned int flags)
 
     report_init();
     if (version < VIR_LOCK_MANAGER_VERSION ||
-        VIR_LOCK_MANAGER_VERSION_MAJOR(version) !=
-            VIR_LOCK_MANAGER_VERSION_MAJOR(VIR_LOCK_MANAGER_VERSION)) {
+        VIR_LOCK_MANAGER_VERSION_MAJOR(version) != VIR_LOCK_MANAGER_VERSION_MAJOR(VIR_LOCK_MANAGER_VERSION)) {
         report_error(VL_ERR_CONFIG,
                      "this libvirt speaks version %u.%u.%u of the lock driver interface, virtlease "
                      "speaks 1.0.0: install the virtlease made for this libvirt",
@@ -66,15 +65,14 @@ refuse_unknown(const char *what, unsigned int flags, unsigned int known)
 {
     if ((flags & ~known) == 0)
         return 0;
-    report_error(VL_ERR_CONFIG,
-                 "libvirt uses flags 0x%x of %s, which this version of virtlease does not know",
+    report_error(VL_ERR_CONFIG, "libvirt uses flags 0x%x of %s, which this version of virtlease does not know",
                  flags & ~known, what);
     return -1;
 }
 
 static int
-drv_new(struct vir_lock_manager *man, unsigned int type, size_t nparams,
-        struct vir_lock_param *params, unsigned int flags)
+drv_new(struct vir_lock_manager *man, unsigned int type, size_t nparams, struct vir_lock_param *params,
+        unsigned int flags)
 {
     man->privateData = NULL;
     if (refuse_unknown("New", flags, VIR_LOCK_MANAGER_NEW_STARTED) < 0)
@@ -100,9 +98,7 @@ drv_add_resource(struct vir_lock_manager *man, unsigned int type, const char *na
 {
     switch (type) {
     case VIR_LOCK_MANAGER_RESOURCE_TYPE_DISK:
-        if (refuse_unknown("a disk", flags,
-                           VIR_LOCK_MANAGER_RESOURCE_READONLY | VIR_LOCK_MANAGER_RESOURCE_SHARED) <
-            0)
+        if (refuse_unknown("a disk", flags, VIR_LOCK_MANAGER_RESOURCE_READONLY | VIR_LOCK_MANAGER_RESOURCE_SHARED) < 0)
             return -1;
         return vm_add_disk(man->privateData, name, flags);
     case VIR_LOCK_MANAGER_RESOURCE_TYPE_LEASE:
@@ -149,14 +145,11 @@ begin_request(struct vl_msg *request, enum vl_msg_type type, const struct vir_lo
 }
 
 static int
-drv_acquire(struct vir_lock_manager *man, const char *state, unsigned int flags, int action,
-            int *fd)
+drv_acquire(struct vir_lock_manager *man, const char *state, unsigned int flags, int action, int *fd)
 {
     /* RESTRICT (the VM's process may not ask for more locks) is how virtleased works anyway. */
-    const unsigned int known =
-        VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY | VIR_LOCK_MANAGER_ACQUIRE_RESTRICT;
-    enum vl_msg_type type =
-        flags & VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY ? VL_MSG_REGISTER : VL_MSG_ACQUIRE;
+    const unsigned int known = VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY | VIR_LOCK_MANAGER_ACQUIRE_RESTRICT;
+    enum vl_msg_type type = flags & VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY ? VL_MSG_REGISTER : VL_MSG_ACQUIRE;
     struct vl_msg request;
     int r;
 
@@ -168,8 +161,7 @@ drv_acquire(struct vir_lock_manager *man, const char *state, unsigned int flags,
     vl_msg_add_u64(&request, VL_TAG_ACTION, action > 0 ? (uint64_t)action : 0);
     if (state && state[0] != '\0')
         vl_msg_add_string(&request, VL_TAG_STATE, state);
-    r = ask(&request, "no disk lease, so the VM may not run; start virtleased or see its log",
-            NULL);
+    r = ask(&request, "no disk lease, so the VM may not run; start virtleased or see its log", NULL);
     vl_msg_free(&request);
     return r;
 }

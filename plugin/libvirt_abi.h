@@ -80,13 +80,12 @@ struct vir_lock_driver {
     int (*drvInit)(unsigned int version, const char *config_file, unsigned int flags);
     int (*drvDeinit)(void);
     /* drvFree is not called when drvNew fails. */
-    int (*drvNew)(struct vir_lock_manager *man, unsigned int type, size_t nparams,
-                  struct vir_lock_param *params, unsigned int flags);
+    int (*drvNew)(struct vir_lock_manager *man, unsigned int type, size_t nparams, struct vir_lock_param *params,
+                  unsigned int flags);
     void (*drvFree)(struct vir_lock_manager *man);
-    int (*drvAddResource)(struct vir_lock_manager *man, unsigned int type, const char *name,
-                          size_t nparams, struct vir_lock_param *params, unsigned int flags);
-    int (*drvAcquire)(struct vir_lock_manager *man, const char *state, unsigned int flags,
-                      int action, int *fd);
+    int (*drvAddResource)(struct vir_lock_manager *man, unsigned int type, const char *name, size_t nparams,
+                          struct vir_lock_param *params, unsigned int flags);
+    int (*drvAcquire)(struct vir_lock_manager *man, const char *state, unsigned int flags, int action, int *fd);
     int (*drvRelease)(struct vir_lock_manager *man, char **state, unsigned int flags);
     int (*drvInquire)(struct vir_lock_manager *man, char **state, unsigned int flags);
 };
@@ -104,8 +103,8 @@ static_assert(offsetof(struct vir_lock_driver, drvInquire) == 64, "");
 /* Error reporting: virReportErrorHelper is exported by libvirt.so under a version that changes with
  * every release (LIBVIRT_PRIVATE_9.0.0, ...); found by plain name with dlsym it has had this
  * signature since 0.9. Numbers from libvirt/virterror.h, which are public and never reused. */
-typedef void (*vir_report_error_fn)(int domain, int code, const char *file, const char *func,
-                                    size_t line, const char *format, ...);
+typedef void (*vir_report_error_fn)(int domain, int code, const char *file, const char *func, size_t line,
+                                    const char *format, ...);
 
 enum {
     VIR_FROM_LOCKING = 42,

@@ -14,7 +14,7 @@ void report_init(void);
  * failing call without one reads "cause is unknown". */
 #define report_error(code, ...) report_error_at(__func__, __LINE__, code, __VA_ARGS__)
 
-__attribute__((format(printf, 4, 5))) void
-report_error_at(const char *func, size_t line, enum vl_error code, const char *format, ...);
+__attribute__((format(printf, 4, 5))) void report_error_at(const char *func, size_t line, enum vl_error code,
+                                                           const char *format, ...);
 
 #endif

@@ -45,10 +45,7 @@ static int
 settings_load(const char *path, struct settings *settings, char **ret_error)
 {
     const struct vl_conf_key keys[] = {
-        {.name = "socket",
-         .type = VL_CONF_STRING,
-         .target = &settings->socket,
-         .check = check_socket},
+        {.name = "socket", .type = VL_CONF_STRING, .target = &settings->socket, .check = check_socket},
         {.name = "timeout",
          .type = VL_CONF_UINT,
          .target = &settings->timeout_s,

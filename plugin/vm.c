@@ -44,8 +44,7 @@ is_param(const struct vir_lock_param *param, const char *key)
 static int
 wrong_param(const struct vir_lock_param *param)
 {
-    report_error(VL_ERR_INTERNAL, "parameter '%s' from libvirt has the unexpected type %d",
-                 param->key, param->type);
+    report_error(VL_ERR_INTERNAL, "parameter '%s' from libvirt has the unexpected type %d", param->key, param->type);
     return -1;
 }
 
@@ -71,8 +70,7 @@ copy_string(const struct vir_lock_param *param, char **target)
 static int
 copy_int(const struct vir_lock_param *param, int *target)
 {
-    if (param->type != VIR_LOCK_MANAGER_PARAM_TYPE_UINT &&
-        param->type != VIR_LOCK_MANAGER_PARAM_TYPE_INT)
+    if (param->type != VIR_LOCK_MANAGER_PARAM_TYPE_UINT && param->type != VIR_LOCK_MANAGER_PARAM_TYPE_INT)
         return wrong_param(param);
     *target = param->value.iv; /* libvirt stores -1 under the type UINT */
     return 0;
@@ -127,8 +125,7 @@ vm_new(size_t nparams, const struct vir_lock_param *params)
         }
     }
     if (!has_uuid) {
-        report_error(VL_ERR_INTERNAL, "libvirt named no UUID for the VM '%s'",
-                     vm->name ? vm->name : "");
+        report_error(VL_ERR_INTERNAL, "libvirt named no UUID for the VM '%s'", vm->name ? vm->name : "");
         vm_free(vm);
         return NULL;
     }
@@ -156,8 +153,7 @@ vm_new_resource(struct vm *vm, unsigned int type, const char *name, unsigned int
         return NULL;
     }
     if (vm->nresources >= VL_PROTO_RESOURCES_MAX) {
-        report_error(VL_ERR_CONFIG, "a VM may have at most %d disks and leases",
-                     VL_PROTO_RESOURCES_MAX);
+        report_error(VL_ERR_CONFIG, "a VM may have at most %d disks and leases", VL_PROTO_RESOURCES_MAX);
         return NULL;
     }
     copy = strdup(name);

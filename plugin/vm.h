@@ -19,8 +19,7 @@ struct vm *vm_new(size_t nparams, const struct vir_lock_param *params);
 
 /* 0, or -1 with an error raised. */
 int vm_add_disk(struct vm *vm, const char *path, unsigned int flags);
-int vm_add_lease(struct vm *vm, const char *key, size_t nparams,
-                 const struct vir_lock_param *params);
+int vm_add_lease(struct vm *vm, const char *key, size_t nparams, const struct vir_lock_param *params);
 
 /* Adds everything known to a request. */
 void vm_describe(const struct vm *vm, struct vl_msg *request);

@@ -48,8 +48,7 @@ rig_mon(Rig *rig, const char *format, ...)
     g_autofree char *command = g_strdup_vprintf(format, args);
     va_end(args);
     const char *commands[] = {command};
-    int rc =
-        rados_mon_command(rig->admin, commands, 1, NULL, 0, &out, &out_len, &status, &status_len);
+    int rc = rados_mon_command(rig->admin, commands, 1, NULL, 0, &out, &out_len, &status, &status_len);
     if (rc < 0)
         g_error("%s: %s (%.*s)", command, g_strerror(-rc), (int)status_len, status);
     char *text = g_strndup(out, out_len);
@@ -61,23 +60,19 @@ rig_mon(Rig *rig, const char *format, ...)
 void
 rig_create_pool(Rig *rig, const char *pool)
 {
-    g_free(
-        rig_mon(rig, "{\"prefix\": \"osd pool create\", \"pool\": \"%s\", \"pg_num\": 8}", pool));
-    g_free(rig_mon(
-        rig, "{\"prefix\": \"osd pool application enable\", \"pool\": \"%s\", \"app\": \"rbd\"}",
-        pool));
+    g_free(rig_mon(rig, "{\"prefix\": \"osd pool create\", \"pool\": \"%s\", \"pg_num\": 8}", pool));
+    g_free(rig_mon(rig, "{\"prefix\": \"osd pool application enable\", \"pool\": \"%s\", \"app\": \"rbd\"}", pool));
     g_assert_cmpint(rados_wait_for_latest_osdmap(rig->admin), ==, 0);
 }
 
 static void
 add_user(Rig *rig, const char *user, const char *mon, const char *osd)
 {
-    g_autofree char *caps = osd ? g_strdup_printf("\"mon\", \"%s\", \"osd\", \"%s\"", mon, osd)
-                                : g_strdup_printf("\"mon\", \"%s\"", mon);
+    g_autofree char *caps =
+        osd ? g_strdup_printf("\"mon\", \"%s\", \"osd\", \"%s\"", mon, osd) : g_strdup_printf("\"mon\", \"%s\"", mon);
     g_free(rig_mon(rig, "{\"prefix\": \"auth rm\", \"entity\": \"client.%s\"}", user));
-    g_autofree char *key = rig_mon(
-        rig, "{\"prefix\": \"auth get-or-create\", \"entity\": \"client.%s\", \"caps\": [%s]}",
-        user, caps);
+    g_autofree char *key =
+        rig_mon(rig, "{\"prefix\": \"auth get-or-create\", \"entity\": \"client.%s\", \"caps\": [%s]}", user, caps);
     g_autofree char *path = g_build_filename(rig->dir, user, NULL);
     g_assert_true(g_file_set_contents(path, key, -1, NULL));
     g_autofree char *text = NULL;
@@ -107,8 +102,7 @@ rig_new(void)
     rig->dir = g_dir_make_tmp("virtlease-XXXXXX", NULL);
     rig->conf = g_build_filename(rig->dir, "ceph.conf", NULL);
     /* What broke librbd's own fencing (tracker 54613) must not break ours. */
-    g_autofree char *more =
-        g_strconcat(text, "\n[client]\nrbd_blocklist_expire_seconds = 3600\n", NULL);
+    g_autofree char *more = g_strconcat(text, "\n[client]\nrbd_blocklist_expire_seconds = 3600\n", NULL);
     g_assert_true(g_file_set_contents(rig->conf, more, -1, NULL));
     rig->pool = g_strdup_printf("vltest-%d-%x", getpid(), g_random_int());
     rig_create_pool(rig, rig->pool);
@@ -158,8 +152,7 @@ VlVolume *
 rig_resolve(Rig *rig, const char *ns, const char *image)
 {
     GError *error = NULL;
-    struct vl_volume_spec spec = {
-        .kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)ns, .image = (char *)image};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)ns, .image = (char *)image};
     VlVolume *volume = rig->store->ops->resolve(rig->store, &spec, rig_in(5000), &error);
     g_assert_no_error(error);
     return volume;
@@ -174,8 +167,7 @@ guest_new(Rig *rig, const char *image)
     g_assert_cmpint(rados_ioctx_create(guest->rados, rig->pool, &guest->io), ==, 0);
     g_assert_cmpint(rbd_open(guest->io, image, &guest->image, NULL), ==, 0);
     g_assert_cmpint(rados_getaddrs(guest->rados, &addrs), ==, 0);
-    guest->addr = g_strdup(
-        strchr(addrs, ':') && g_str_has_prefix(addrs, "v") ? strchr(addrs, ':') + 1 : addrs);
+    guest->addr = g_strdup(strchr(addrs, ':') && g_str_has_prefix(addrs, "v") ? strchr(addrs, ':') + 1 : addrs);
     free(addrs);
     guest->client = rados_get_instance_id(guest->rados);
     return guest;

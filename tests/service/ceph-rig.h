@@ -19,7 +19,7 @@ typedef struct {
     VlStore *store; /* as user RIG_USER: mon and osd 'profile rbd' */
 } Rig;
 
-#define RIG_USER      "vltest" /* 'profile rbd' for the test's pool: what the documentation asks for */
+#define RIG_USER      "vltest"      /* 'profile rbd' for the test's pool: what the documentation asks for */
 #define RIG_USER_POOR "vltest-poor" /* may read the monitors, nothing else */
 
 /* Ends the program when VL_TEST_CEPH_CONF (and VL_TEST_CEPH_USER, default admin) leads to no

@@ -91,8 +91,7 @@ cmd_init(char **words, int count)
 
     if (count < 2)
         return FALSE;
-    answer(driver->drvInit(count > 2 ? (unsigned int)strtoul(words[2], NULL, 0)
-                                     : VIR_LOCK_MANAGER_VERSION,
+    answer(driver->drvInit(count > 2 ? (unsigned int)strtoul(words[2], NULL, 0) : VIR_LOCK_MANAGER_VERSION,
                            g_str_equal(words[1], "-") ? NULL : words[1], 0),
            start);
     return TRUE;
@@ -141,8 +140,7 @@ parse_uuid(const char *text, unsigned char uuid[VIR_UUID_BUFLEN])
         text += *text == '-';
         if (!g_ascii_isxdigit(text[0]) || !g_ascii_isxdigit(text[1]))
             return FALSE;
-        uuid[i] =
-            (unsigned char)(g_ascii_xdigit_value(text[0]) << 4 | g_ascii_xdigit_value(text[1]));
+        uuid[i] = (unsigned char)(g_ascii_xdigit_value(text[0]) << 4 | g_ascii_xdigit_value(text[1]));
         text += 2;
     }
     return *text == '\0';
@@ -301,13 +299,11 @@ static const struct {
     const char *name;
     gboolean (*run)(char **words, int count);
 } commands[] = {
-    {"init", cmd_init},       {"deinit", cmd_deinit},     {"vm", cmd_vm},
-    {"new", cmd_new},         {"free", cmd_free},         {"disk", cmd_disk},
-    {"lease", cmd_lease},     {"resource", cmd_resource}, {"acquire", cmd_op},
-    {"release", cmd_op},      {"release-null", cmd_op},   {"inquire", cmd_op},
-    {"call", cmd_call},       {"state", cmd_state},       {"loop", cmd_loop},
-    {"threads", cmd_threads}, {"spawn", cmd_spawn},       {"go", cmd_go},
-    {"wait", cmd_wait},       {"kill", cmd_kill},
+    {"init", cmd_init},   {"deinit", cmd_deinit}, {"vm", cmd_vm},           {"new", cmd_new},
+    {"free", cmd_free},   {"disk", cmd_disk},     {"lease", cmd_lease},     {"resource", cmd_resource},
+    {"acquire", cmd_op},  {"release", cmd_op},    {"release-null", cmd_op}, {"inquire", cmd_op},
+    {"call", cmd_call},   {"state", cmd_state},   {"loop", cmd_loop},       {"threads", cmd_threads},
+    {"spawn", cmd_spawn}, {"go", cmd_go},         {"wait", cmd_wait},       {"kill", cmd_kill},
 };
 
 static gboolean

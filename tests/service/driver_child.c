@@ -43,8 +43,7 @@ count_fds(void)
 static void
 hook(int action, struct report *report)
 {
-    const unsigned int flags =
-        VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY | VIR_LOCK_MANAGER_ACQUIRE_RESTRICT;
+    const unsigned int flags = VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY | VIR_LOCK_MANAGER_ACQUIRE_RESTRICT;
     struct vir_lock_manager man;
     int before = count_fds();
     int64_t start = now_us();
@@ -157,8 +156,7 @@ cmd_spawn(char **words, int count)
     int reports[2], gos[2];
     pid_t pid;
 
-    if (!spawn.argv[0] || held_child >= 0 || pipe2(reports, O_CLOEXEC) < 0 ||
-        pipe2(gos, O_CLOEXEC) < 0)
+    if (!spawn.argv[0] || held_child >= 0 || pipe2(reports, O_CLOEXEC) < 0 || pipe2(gos, O_CLOEXEC) < 0)
         return FALSE;
     fflush(stdout);
     pid = fork();

@@ -16,14 +16,13 @@
 __thread int error_code;
 __thread char error_text[8192];
 
-EXPORTED void virReportErrorHelper(int domain, int code, const char *file, const char *func,
-                                   size_t line, const char *format, ...) G_GNUC_PRINTF(6, 7);
-EXPORTED void virReportSystemErrorFull(int domain, int error, const char *file, const char *func,
-                                       size_t line, const char *format, ...) G_GNUC_PRINTF(6, 7);
+EXPORTED void virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line,
+                                   const char *format, ...) G_GNUC_PRINTF(6, 7);
+EXPORTED void virReportSystemErrorFull(int domain, int error, const char *file, const char *func, size_t line,
+                                       const char *format, ...) G_GNUC_PRINTF(6, 7);
 
 void
-virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line,
-                     const char *format, ...)
+virReportErrorHelper(int domain, int code, const char *file, const char *func, size_t line, const char *format, ...)
 {
     va_list args;
 
@@ -34,8 +33,8 @@ virReportErrorHelper(int domain, int code, const char *file, const char *func, s
 }
 
 void
-virReportSystemErrorFull(int domain, int error, const char *file, const char *func, size_t line,
-                         const char *format, ...)
+virReportSystemErrorFull(int domain, int error, const char *file, const char *func, size_t line, const char *format,
+                         ...)
 {
     va_list args;
 
@@ -106,8 +105,7 @@ new_manager(struct vir_lock_manager *man, unsigned int flags)
 
     memcpy(params[0].value.uuid, vm.uuid, sizeof(vm.uuid));
     *man = (struct vir_lock_manager){.driver = (struct vir_lock_driver *)driver};
-    return driver->drvNew(man, VIR_LOCK_MANAGER_OBJECT_TYPE_DOMAIN, G_N_ELEMENTS(params), params,
-                          flags);
+    return driver->drvNew(man, VIR_LOCK_MANAGER_OBJECT_TYPE_DOMAIN, G_N_ELEMENTS(params), params, flags);
 }
 
 int
@@ -116,15 +114,12 @@ add_resource(struct vir_lock_manager *man, const struct resource *resource)
     struct vir_lock_param params[] = {
         {.type = VIR_LOCK_MANAGER_PARAM_TYPE_STRING, .key = "path", .value.str = resource->path},
         {.type = VIR_LOCK_MANAGER_PARAM_TYPE_ULONG, .key = "offset", .value.ul = resource->offset},
-        {.type = VIR_LOCK_MANAGER_PARAM_TYPE_STRING,
-         .key = "lockspace",
-         .value.str = resource->space},
+        {.type = VIR_LOCK_MANAGER_PARAM_TYPE_STRING, .key = "lockspace", .value.str = resource->space},
     };
-    size_t nparams =
-        resource->type == VIR_LOCK_MANAGER_RESOURCE_TYPE_LEASE ? (resource->space ? 3 : 2) : 0;
+    size_t nparams = resource->type == VIR_LOCK_MANAGER_RESOURCE_TYPE_LEASE ? (resource->space ? 3 : 2) : 0;
 
-    return driver->drvAddResource(man, resource->type, resource->name, nparams,
-                                  nparams > 0 ? params : NULL, resource->flags);
+    return driver->drvAddResource(man, resource->type, resource->name, nparams, nparams > 0 ? params : NULL,
+                                  resource->flags);
 }
 
 int

@@ -67,8 +67,7 @@ json_string(const char *text)
 }
 
 static void
-print_json(const struct run *runs, unsigned int threads, int64_t *times, size_t count,
-           int64_t elapsed)
+print_json(const struct run *runs, unsigned int threads, int64_t *times, size_t count, int64_t elapsed)
 {
     unsigned int failed = 0;
     const struct run *bad = NULL;
@@ -84,9 +83,8 @@ print_json(const struct run *runs, unsigned int threads, int64_t *times, size_t 
     printf("{\"threads\": %u, \"calls\": %zu, \"failed\": %u, \"code\": %d, \"error\": %s, "
            "\"elapsed_us\": %lld, \"min_us\": %lld, \"median_us\": %lld, \"p99_us\": %lld, "
            "\"max_us\": %lld}\n",
-           threads, count, failed, bad ? bad->first_code : 0, error, (long long)elapsed,
-           (long long)times[0], (long long)times[count / 2], (long long)times[count * 99 / 100],
-           (long long)times[count - 1]);
+           threads, count, failed, bad ? bad->first_code : 0, error, (long long)elapsed, (long long)times[0],
+           (long long)times[count / 2], (long long)times[count * 99 / 100], (long long)times[count - 1]);
 }
 
 static void

@@ -36,9 +36,7 @@ daemon_serve(struct daemon *daemon, int fd, enum behaviour behaviour)
     }
     free(daemon->body);
     daemon->body = NULL;
-    g_assert_cmpint(
-        vl_read_frame(fd, VL_PROTO_REQUEST_MAX, vl_now_ms() + 5000, &daemon->frame, &daemon->body),
-        ==, 0);
+    g_assert_cmpint(vl_read_frame(fd, VL_PROTO_REQUEST_MAX, vl_now_ms() + 5000, &daemon->frame, &daemon->body), ==, 0);
     g_usleep(daemon->delay_ms * 1000);
     if (behaviour == ANSWER || behaviour == NO_CODE)
         daemon_reply(daemon, fd, VL_MSG_REPLY, behaviour == ANSWER);

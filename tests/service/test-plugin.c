@@ -175,10 +175,8 @@ test_register(struct daemon *daemon, gconstpointer data)
 
     daemon_start(daemon);
     g_assert_cmpint(new_manager_with_resources(&man, VIR_LOCK_MANAGER_NEW_STARTED), ==, 0);
-    g_assert_cmpint(driver->drvAcquire(&man, NULL,
-                                       VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY |
-                                           VIR_LOCK_MANAGER_ACQUIRE_RESTRICT,
-                                       0, &fd),
+    g_assert_cmpint(driver->drvAcquire(
+                        &man, NULL, VIR_LOCK_MANAGER_ACQUIRE_REGISTER_ONLY | VIR_LOCK_MANAGER_ACQUIRE_RESTRICT, 0, &fd),
                     ==, 0);
     driver->drvFree(&man);
     g_assert_cmpint(fd, ==, -1);
@@ -356,8 +354,7 @@ test_request_too_large(struct daemon *daemon, gconstpointer data)
     for (int i = 0; i < 70; i++)
         g_assert_cmpint(add_resource(&man, &disk), ==, 0);
     g_assert_cmpint(driver->drvAcquire(&man, NULL, 0, 0, NULL), ==, -1);
-    assert_error(VIR_ERR_CONFIG_UNSUPPORTED,
-                 "the request to virtleased cannot be made (too many disks, *");
+    assert_error(VIR_ERR_CONFIG_UNSUPPORTED, "the request to virtleased cannot be made (too many disks, *");
     driver->drvFree(&man);
     g_assert_cmpuint(daemon->connections, ==, 0);
 }
@@ -511,8 +508,7 @@ test_many_threads(struct daemon *daemon, gconstpointer data)
 static void
 test_example_config(struct daemon *daemon, gconstpointer data)
 {
-    g_autofree char *path =
-        g_build_filename(g_getenv("VL_SRCDIR"), "examples", "qemu-virtlease.conf", NULL);
+    g_autofree char *path = g_build_filename(g_getenv("VL_SRCDIR"), "examples", "qemu-virtlease.conf", NULL);
     g_autofree char *copy = g_build_filename(daemon->dir, "copy.conf", NULL);
     g_autofree char *text = NULL;
     char *at;
@@ -539,8 +535,7 @@ main(int argc, char **argv)
     driver = module ? dlsym(module, "virLockDriverImpl") : NULL;
     if (!driver)
         g_error("%s", dlerror());
-#define TEST(name, function)                                                                       \
-    g_test_add("/plugin/" name, struct daemon, NULL, setup, function, teardown)
+#define TEST(name, function) g_test_add("/plugin/" name, struct daemon, NULL, setup, function, teardown)
     TEST("acquire", test_acquire);
     TEST("register", test_register);
     TEST("inactive-vm", test_inactive_vm);

@@ -43,8 +43,7 @@ let_monitor_idle(void)
 static void
 unfence(const char *addr)
 {
-    g_free(rig_mon(
-        rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"rm\", \"addr\": \"%s\"}", addr));
+    g_free(rig_mon(rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"rm\", \"addr\": \"%s\"}", addr));
 }
 
 /* --- fence --- */
@@ -55,8 +54,7 @@ test_fence_many(void)
     VlFenceEntry entries[8] = {0};
     char *addrs[8];
     for (int i = 0; i < 8; i++)
-        addrs[i] = g_strdup_printf("10.99.0.%d:0/%u", i,
-                                   4294967295U - (guint)g_random_int_range(0, 1000000));
+        addrs[i] = g_strdup_printf("10.99.0.%d:0/%u", i, 4294967295U - (guint)g_random_int_range(0, 1000000));
     g_free(addrs[7]);
     addrs[7] = g_strdup_printf("[FD00:0:0::7]:0/%u", (guint)g_random_int_range(1, 1000000));
     for (int i = 0; i < 8; i++)
@@ -140,12 +138,10 @@ test_fence_denied(void)
     /* 'allow r' on the monitors may read the list, not add to it. */
     GError *error = NULL;
     char *path = g_build_filename(rig->dir, RIG_USER_POOR, NULL);
-    g_free(rig_mon(rig, "{\"prefix\": \"auth caps\", \"entity\": \"client." RIG_USER_POOR
-                        "\", \"caps\": "
+    g_free(rig_mon(rig, "{\"prefix\": \"auth caps\", \"entity\": \"client." RIG_USER_POOR "\", \"caps\": "
                         "[\"mon\", \"allow r\", \"osd\", \"profile rbd\"]}"));
     VlStore *poor = rig_store(rig, RIG_USER_POOR, 5);
-    struct vl_volume_spec spec = {
-        .kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"", .image = (char *)"img"};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"", .image = (char *)"img"};
     VlVolume *volume = poor->ops->resolve(poor, &spec, rig_in(5000), &error);
     g_assert_no_error(error);
     VlFenceEntry entry = {.addr = "10.99.3.1:0/5"};
@@ -239,11 +235,11 @@ test_paused_cluster(void)
     VlLook look = {.volume = volume};
     VlCas cas = {.volume = volume, .replace = id};
     VlSessionObject object;
-#define LATE(call, err, what)                                                                      \
-    do {                                                                                           \
-        gint64 start = g_get_monotonic_time();                                                     \
-        bool ok = call;                                                                            \
-        late(ok, err, start, what);                                                                \
+#define LATE(call, err, what)                                                                                          \
+    do {                                                                                                               \
+        gint64 start = g_get_monotonic_time();                                                                         \
+        bool ok = call;                                                                                                \
+        late(ok, err, start, what);                                                                                    \
     } while (0)
     LATE(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(300)), &look.error, "look");
     LATE(OPS->cas(&cas, 1, rig_in(300)), &cas.error, "cas");
@@ -282,8 +278,7 @@ set_ratios(const char *nearfull, const char *backfillfull, const char *full)
 {
     const char *const ratios[] = {"nearfull", nearfull, "backfillfull", backfillfull, "full", full};
     for (size_t i = 0; i < G_N_ELEMENTS(ratios); i += 2)
-        g_free(rig_mon(rig, "{\"prefix\": \"osd set-%s-ratio\", \"ratio\": %s}", ratios[i],
-                       ratios[i + 1]));
+        g_free(rig_mon(rig, "{\"prefix\": \"osd set-%s-ratio\", \"ratio\": %s}", ratios[i], ratios[i + 1]));
 }
 
 /* The OSD tells the monitor, which marks all pools: some seconds. */
@@ -409,8 +404,7 @@ test_measure(void)
     GError *error = NULL;
     g_autoptr(GBytes) id = text("id");
     g_assert_true(OPS->session_create(volume->place, "measured", id, rig_in(5000), &error));
-    g_assert_true(
-        OPS->session_watch(volume->place, "measured", answer, NULL, rig_in(5000), &error));
+    g_assert_true(OPS->session_watch(volume->place, "measured", answer, NULL, rig_in(5000), &error));
     measure("resolve", 100, do_resolve, volume);
     measure("look, all", 100, do_look, volume);
     measure("look, record only", 100, do_look_record, volume);

@@ -94,8 +94,7 @@ test_index(void)
     g_assert_true(OPS->session_create(p, "hi", a, rig_in(5000), &error));
     /* More than an OSD returns at once. */
     for (int i = 0; i < 2500; i++)
-        g_hash_table_insert(entries, g_strdup_printf("key-%d", i),
-                            g_strdup_printf("{\"vm\":%d}", i));
+        g_hash_table_insert(entries, g_strdup_printf("key-%d", i), g_strdup_printf("{\"vm\":%d}", i));
     g_assert_true(OPS->index_set(p, "hi", entries, rig_in(5000), &error));
     GHashTable *list = OPS->index_list(p, "hi", rig_in(5000), &error);
     g_assert_no_error(error);
@@ -118,9 +117,8 @@ answer(VlPlace *p, GBytes *payload, gpointer opaque)
 {
     if (!opaque)
         return NULL;
-    g_autofree char *reply =
-        g_strdup_printf("%s:%.*s", (char *)opaque, (int)g_bytes_get_size(payload),
-                        (const char *)g_bytes_get_data(payload, NULL));
+    g_autofree char *reply = g_strdup_printf("%s:%.*s", (char *)opaque, (int)g_bytes_get_size(payload),
+                                             (const char *)g_bytes_get_data(payload, NULL));
     return text(reply);
 }
 
@@ -159,12 +157,10 @@ test_challenge(void)
     VlStore *second = rig_store(rig, RIG_USER, 5);
     VlVolume *volume = try_resolve(second, rig->pool, "", "img", &error);
     g_assert_no_error(error);
-    g_assert_true(second->ops->session_watch(volume->place, "hw", answer, (gpointer) "two",
-                                             rig_in(5000), &error));
+    g_assert_true(second->ops->session_watch(volume->place, "hw", answer, (gpointer) "two", rig_in(5000), &error));
     challenge(p, TRUE, 2);
     /* One answers, one does not: the answer must not be lost with the timeout. */
-    g_assert_true(
-        second->ops->session_watch(volume->place, "hw", answer, NULL, rig_in(5000), &error));
+    g_assert_true(second->ops->session_watch(volume->place, "hw", answer, NULL, rig_in(5000), &error));
     challenge(p, TRUE, 1);
     OPS->session_unwatch(p, "hw");
     g_assert_false(OPS->session_watch_ok(p, "hw"));
@@ -220,8 +216,7 @@ test_unwatch_race(void)
 static void
 unfence(const char *addr)
 {
-    g_free(rig_mon(
-        rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"rm\", \"addr\": \"%s\"}", addr));
+    g_free(rig_mon(rig, "{\"prefix\": \"osd blocklist\", \"blocklistop\": \"rm\", \"addr\": \"%s\"}", addr));
 }
 
 /* --- our own client --- */

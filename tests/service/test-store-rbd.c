@@ -91,9 +91,8 @@ test_resolve_pool_created_again(void)
     g_autofree char *pool = g_strconcat(rig->pool, "-again", NULL);
     VlStore *store = rig_store(rig, "admin", 5);
     VlVolume *volumes[2];
-    g_free(rig_mon(
-        rig, "{\"prefix\": \"config set\", \"who\": \"mon\", \"name\": \"mon_allow_pool_delete\", "
-             "\"value\": \"true\"}"));
+    g_free(rig_mon(rig, "{\"prefix\": \"config set\", \"who\": \"mon\", \"name\": \"mon_allow_pool_delete\", "
+                        "\"value\": \"true\"}"));
     for (int i = 0; i < 2; i++) {
         GError *error = NULL;
         rados_ioctx_t io;
@@ -136,16 +135,13 @@ test_resolve_denied(void)
     g_autofree char *path = g_build_filename(rig->dir, "wrong", NULL);
     g_autofree char *conf = g_build_filename(rig->dir, "wrong.conf", NULL);
     g_autofree char *old = NULL;
-    g_assert_true(g_file_set_contents(
-        path, "[client.vltest]\nkey = AQBkJ0FmAAAAABAAqUNrMuDWHJJHKkNSyqvQ3A==\n", -1, NULL));
+    g_assert_true(
+        g_file_set_contents(path, "[client.vltest]\nkey = AQBkJ0FmAAAAABAAqUNrMuDWHJJHKkNSyqvQ3A==\n", -1, NULL));
     g_assert_true(g_file_get_contents(rig->conf, &old, NULL, NULL));
     g_autofree char *with = g_strdup_printf("%s\n[client.vltest]\nkeyring = %s\n", old, path);
     g_assert_true(g_file_set_contents(conf, with, -1, NULL));
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD,
-                                  .pool = rig->pool,
-                                  .ns = (char *)"",
-                                  .image = (char *)"img",
-                                  .conf = conf};
+    struct vl_volume_spec spec = {
+        .kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"", .image = (char *)"img", .conf = conf};
     VlStore *wrong = rig_store(rig, RIG_USER, 5);
     g_assert_null(wrong->ops->resolve(wrong, &spec, rig_in(5000), &error));
     rig_expect(&error, VL_ERR_DENIED, "wrong.conf");
@@ -162,11 +158,8 @@ test_resolve_spellings(void)
     g_autofree char *old = NULL;
     g_assert_true(g_file_get_contents(rig->conf, &old, NULL, NULL));
     g_assert_true(g_file_set_contents(conf, old, -1, NULL));
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD,
-                                  .pool = rig->pool,
-                                  .ns = (char *)"",
-                                  .image = (char *)"spell",
-                                  .conf = conf};
+    struct vl_volume_spec spec = {
+        .kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"", .image = (char *)"spell", .conf = conf};
     g_autoptr(VlVolume) by_conf = OPS->resolve(rig->store, &spec, rig_in(5000), &error);
     g_assert_no_error(error);
     g_assert_true(by_conf->place == volume->place);
@@ -208,11 +201,8 @@ test_resolve_dead_cluster(void)
     g_assert_cmpint(listen(fd, 16), ==, 0);
     g_assert_cmpint(getsockname(fd, (struct sockaddr *)&addr, &len), ==, 0);
     g_autofree char *mon = g_strdup_printf("127.0.0.1:%d", ntohs(addr.sin_port));
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_RBD,
-                                  .pool = rig->pool,
-                                  .ns = (char *)"",
-                                  .image = (char *)"img",
-                                  .mon_hosts = mon};
+    struct vl_volume_spec spec = {
+        .kind = VL_VOLUME_RBD, .pool = rig->pool, .ns = (char *)"", .image = (char *)"img", .mon_hosts = mon};
     GThread *threads[4];
     for (size_t i = 0; i < G_N_ELEMENTS(threads); i++)
         threads[i] = g_thread_new("dead", resolve_dead, &spec);
@@ -402,8 +392,7 @@ test_header_removed(void)
     g_assert_true(OPS->look(&look, 1, VL_LOOK_ALL, rig_in(5000))); /* leaves a handle open */
     vl_look_clear(&look);
     rig_remove_image(rig, "gone");
-    static const unsigned int what[] = {VL_LOOK_RECORD, VL_LOOK_WATCHERS, VL_LOOK_OWNER,
-                                        VL_LOOK_ALL};
+    static const unsigned int what[] = {VL_LOOK_RECORD, VL_LOOK_WATCHERS, VL_LOOK_OWNER, VL_LOOK_ALL};
     for (size_t i = 0; i < G_N_ELEMENTS(what); i++) {
         g_assert_false(OPS->look(&look, 1, what[i], rig_in(5000)));
         rig_expect(&look.error, VL_ERR_MISSING, "gone");

@@ -60,8 +60,7 @@ run_with(struct daemon *daemon, const char *words, GSpawnChildSetupFunc child, g
     g_auto(GStrv) argv = g_strv_builder_end(builder);
     g_clear_pointer(&result.out, g_free);
     g_clear_pointer(&result.err, g_free);
-    g_spawn_sync(NULL, argv, NULL, G_SPAWN_DEFAULT, child, data, &result.out, &result.err, &status,
-                 &error);
+    g_spawn_sync(NULL, argv, NULL, G_SPAWN_DEFAULT, child, data, &result.out, &result.err, &status, &error);
     g_assert_no_error(error);
     g_assert_true(WIFEXITED(status));
     result.status = WEXITSTATUS(status);
@@ -77,8 +76,7 @@ run(struct daemon *daemon, const char *words)
 static void
 assert_ends(int status, const char *out, const char *err)
 {
-    if (result.status != status || !g_pattern_match_simple(out, result.out) ||
-        !g_pattern_match_simple(err, result.err))
+    if (result.status != status || !g_pattern_match_simple(out, result.out) || !g_pattern_match_simple(err, result.err))
         g_error("exit %d\n---- stdout\n%s---- stderr\n%s", result.status, result.out, result.err);
 }
 
@@ -98,8 +96,7 @@ request_text(const struct daemon *daemon)
         if (field.tag == VL_TAG_TIMEOUT_MS)
             g_assert_cmpint(vl_field_u64(&field, &timeout), ==, 0);
         else
-            g_string_append_printf(out, "%s%.*s", out->len ? " " : "", (int)field.len,
-                                   (const char *)field.bytes);
+            g_string_append_printf(out, "%s%.*s", out->len ? " " : "", (int)field.len, (const char *)field.bytes);
     }
     g_assert_cmpuint(timeout, <=, 60000);
     g_assert_cmpuint(timeout, >, 50000);
@@ -168,17 +165,15 @@ test_usage(struct daemon *daemon, gconstpointer data)
 static void
 test_answers(struct daemon *daemon, gconstpointer data)
 {
-    daemon->json =
-        "{\"leases\":[{\"volume\":\"rbd:rbd/web1\",\"state\":\"held\",\"vm\":\"w\\u001b1\","
-        "\"host\":\"a\",\"pid\":7,\"since\":0}]}";
+    daemon->json = "{\"leases\":[{\"volume\":\"rbd:rbd/web1\",\"state\":\"held\",\"vm\":\"w\\u001b1\","
+                   "\"host\":\"a\",\"pid\":7,\"since\":0}]}";
     daemon_start(daemon);
     run(daemon, "list");
     assert_ends(0, "VOLUME *\nrbd:rbd/web1  held   w\\x1b1  a     7    -\n", "");
     run(daemon, "list --json");
-    g_assert_cmpstr(
-        result.out, ==,
-        "{\"leases\":[{\"volume\":\"rbd:rbd/web1\",\"state\":\"held\",\"vm\":\"w\\u001b1\","
-        "\"host\":\"a\",\"pid\":7,\"since\":0}]}\n");
+    g_assert_cmpstr(result.out, ==,
+                    "{\"leases\":[{\"volume\":\"rbd:rbd/web1\",\"state\":\"held\",\"vm\":\"w\\u001b1\","
+                    "\"host\":\"a\",\"pid\":7,\"since\":0}]}\n");
 }
 
 static void
@@ -203,10 +198,9 @@ test_refusals(struct daemon *daemon, gconstpointer data)
         run(daemon, "fence b");
         assert_ends(cases[i].status, "", "virtleasectl: host \"b\" lives\\x0a\\x1b[2J\n");
         run(daemon, "fence b --json");
-        g_autofree char *expected =
-            g_strdup_printf("{\"error\":{\"code\":\"%s\",\"message\":\"host \\\"b\\\" lives\\n"
-                            "\\u001b[2J\"}}\n",
-                            cases[i].name);
+        g_autofree char *expected = g_strdup_printf("{\"error\":{\"code\":\"%s\",\"message\":\"host \\\"b\\\" lives\\n"
+                                                    "\\u001b[2J\"}}\n",
+                                                    cases[i].name);
         g_assert_cmpstr(result.out, ==, expected);
         assert_ends(cases[i].status, "*", "");
     }
@@ -265,10 +259,9 @@ test_nonsense(struct daemon *daemon, gconstpointer data)
 static void
 test_absent(struct daemon *daemon, gconstpointer data)
 {
-    g_autofree char *expected =
-        g_strdup_printf("virtleasectl: virtleased cannot be reached at %s: No such file or "
-                        "directory. Start it with 'systemctl start virtleased'*\n",
-                        daemon->socket);
+    g_autofree char *expected = g_strdup_printf("virtleasectl: virtleased cannot be reached at %s: No such file or "
+                                                "directory. Start it with 'systemctl start virtleased'*\n",
+                                                daemon->socket);
 
     run(daemon, "list");
     assert_ends(3, "", expected);
@@ -371,8 +364,7 @@ test_help(struct daemon *daemon, gconstpointer data)
     assert_ends(0, "virtleasectl *\n", "");
     run(daemon, "--help");
     assert_ends(0, "*release VOLUME --force*Exit status: 0 *", "");
-    for (g_regex_match(option, result.out, 0, &match); g_match_info_matches(match);
-         g_match_info_next(match, NULL)) {
+    for (g_regex_match(option, result.out, 0, &match); g_match_info_matches(match); g_match_info_next(match, NULL)) {
         g_autofree char *name = g_match_info_fetch(match, 0);
         g_auto(GStrv) parts = g_strsplit(name, "-", -1);
         g_autofree char *escaped = g_strjoinv("\\-", parts);

@@ -29,8 +29,7 @@ end(FakeStore *store)
     g_mutex_unlock(&store->lock);
 }
 
-static void G_GNUC_PRINTF(3, 4)
-note(FakeStore *store, const GError *error, const char *format, ...)
+static void G_GNUC_PRINTF(3, 4) note(FakeStore *store, const GError *error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -189,8 +188,8 @@ look_one(FakeStore *store, VlLook *look, unsigned int what)
             look->exclusive_lock_feature = TRUE;
         }
     }
-    note(store, look->error, "look %s%s%s%s", name, what & VL_LOOK_RECORD ? " r" : "", what & VL_LOOK_WATCHERS ? " w" : "",
-         what & VL_LOOK_OWNER ? " o" : "");
+    note(store, look->error, "look %s%s%s%s", name, what & VL_LOOK_RECORD ? " r" : "",
+         what & VL_LOOK_WATCHERS ? " w" : "", what & VL_LOOK_OWNER ? " o" : "");
 }
 
 static bool
@@ -322,7 +321,8 @@ op_break_lock(VlVolume *volume, const VlLockOwner *owner, gint64 deadline, GErro
     FakeVolume *data = data_of(volume);
     const Fault *fault = fault_for(store, FAKE_BREAK, volume->display);
     if (!fails_before(fault, volume->display, &local)) {
-        if (data->owner && g_str_equal(data->owner->addr, owner->addr) && g_str_equal(data->owner->cookie, owner->cookie))
+        if (data->owner && g_str_equal(data->owner->addr, owner->addr) &&
+            g_str_equal(data->owner->cookie, owner->cookie))
             g_clear_pointer(&data->owner, vl_lock_owner_free);
         fails_after(fault, volume->display, &local);
     }
@@ -364,7 +364,8 @@ op_session_read(VlPlace *place, const char *name, VlSessionObject *ret, gint64 d
 
 /* What create, swap and renew share: `expect` against what is there. */
 static bool
-session_write(VlPlace *place, FakeOp op, const char *name, GBytes *expect, GBytes *identity, const guint64 *counter, GError **error)
+session_write(VlPlace *place, FakeOp op, const char *name, GBytes *expect, GBytes *identity, const guint64 *counter,
+              GError **error)
 {
     FakeStore *store = store_of(place);
     GError *local = NULL;
@@ -385,7 +386,8 @@ session_write(VlPlace *place, FakeOp op, const char *name, GBytes *expect, GByte
             host->counter = *counter;
         fails_after(fault, name, &local);
     }
-    static const char *const verbs[FAKE_OP_COUNT] = {[FAKE_CREATE] = "create", [FAKE_SWAP] = "swap", [FAKE_RENEW] = "renew"};
+    static const char *const verbs[FAKE_OP_COUNT] = {
+        [FAKE_CREATE] = "create", [FAKE_SWAP] = "swap", [FAKE_RENEW] = "renew"};
     if (op != FAKE_RENEW)
         note_host(store, host, local, verbs[op], name);
     return finish(store, local, error);
@@ -424,7 +426,8 @@ op_session_list(VlPlace *place, gint64 deadline, GError **error)
 }
 
 static bool
-op_session_watch(VlPlace *place, const char *name, VlChallengeFunc func, gpointer opaque, gint64 deadline, GError **error)
+op_session_watch(VlPlace *place, const char *name, VlChallengeFunc func, gpointer opaque, gint64 deadline,
+                 GError **error)
 {
     FakeStore *store = store_of(place);
     GError *local = NULL;

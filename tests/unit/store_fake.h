@@ -96,9 +96,10 @@ typedef enum {
     FAKE_ERROR,    /* not done, and said so */
     FAKE_LOST_ACK, /* done, but reported as failed */
 } FakeFault;
-/* The nth (1 = next) op of this kind and `times - 1` more after it; `name` limits it to one volume, host or address (NULL:
- * any). Ops of arrays count and fail per element. */
-void fake_fault(FakeStore *store, FakeOp op, const char *name, guint nth, guint times, FakeFault fault, enum vl_error code);
+/* The nth (1 = next) op of this kind and `times - 1` more after it; `name` limits it to one volume, host or address
+ * (NULL: any). Ops of arrays count and fail per element. */
+void fake_fault(FakeStore *store, FakeOp op, const char *name, guint nth, guint times, FakeFault fault,
+                enum vl_error code);
 void fake_faults_clear(FakeStore *store);
 
 /* Before each op (per call, not per element), without the lock. `name` is the first element's. */

@@ -539,7 +539,8 @@ fake_count(FakeStore *store, FakeOp op)
 guint
 fake_round_trips(FakeStore *store)
 {
-    static const FakeOp ops[] = {FAKE_RESOLVE, FAKE_LOOK, FAKE_CAS, FAKE_FENCE, FAKE_BLOCKLIST, FAKE_BARRIER, FAKE_BREAK};
+    static const FakeOp ops[] = {FAKE_RESOLVE,   FAKE_LOOK,    FAKE_CAS,  FAKE_FENCE,
+                                 FAKE_BLOCKLIST, FAKE_BARRIER, FAKE_BREAK};
     guint sum = 0;
     for (guint i = 0; i < G_N_ELEMENTS(ops); i++)
         sum += fake_count(store, ops[i]);

@@ -7,9 +7,9 @@
 #include "tests/unit/world.h"
 
 typedef struct {
-    const char *host;      /* NULL: the one that was asked */
-    const char *nonce;     /* NULL: the question's */
-    const char *text;      /* instead of all that */
+    const char *host;  /* NULL: the one that was asked */
+    const char *nonce; /* NULL: the question's */
+    const char *text;  /* instead of all that */
     VlAnswer answer;
     VlQuestion seen;
 } Reply;
@@ -75,8 +75,8 @@ newer_word(VlPlace *place, const char *host, GBytes *payload, gpointer opaque)
 {
     VlQuestion question;
     g_assert_true(vl_question_parse(payload, &question));
-    char *text = g_strdup_printf("{\"nonce\":\"%s\",\"host\":\"%s\",\"session\":1,\"answer\":\"%s\"}", question.nonce, host,
-                                 (const char *)opaque);
+    char *text = g_strdup_printf("{\"nonce\":\"%s\",\"host\":\"%s\",\"session\":1,\"answer\":\"%s\"}", question.nonce,
+                                 host, (const char *)opaque);
     vl_question_clear(&question);
     return g_bytes_new_take(text, strlen(text));
 }
@@ -101,8 +101,10 @@ test_newer_word(void)
 static void
 test_two_answers(void)
 {
-    static const VlAnswer pairs[][2] = {{VL_ANSWER_LOST, VL_ANSWER_MINE}, {VL_ANSWER_NOT_MINE, VL_ANSWER_MINE},
-                                        {VL_ANSWER_LOST, VL_ANSWER_ALIVE}, {VL_ANSWER_LOST, VL_ANSWER_NOT_MINE}};
+    static const VlAnswer pairs[][2] = {{VL_ANSWER_LOST, VL_ANSWER_MINE},
+                                        {VL_ANSWER_NOT_MINE, VL_ANSWER_MINE},
+                                        {VL_ANSWER_LOST, VL_ANSWER_ALIVE},
+                                        {VL_ANSWER_LOST, VL_ANSWER_NOT_MINE}};
     FakeStore *store = fake_store_new();
     for (guint i = 0; i < G_N_ELEMENTS(pairs); i++) {
         for (guint swap = 0; swap < 2; swap++) {

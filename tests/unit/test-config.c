@@ -254,8 +254,7 @@ test_numbers_refused(void)
     assert_refused("number = 4", "2: 'number' must be from 5 to 600 (seconds)");
     assert_refused("number = 601", "2: 'number' must be from 5 to 600 (seconds)");
     assert_refused("number = -7", "2: 'number' must be from 5 to 600 (seconds)");
-    assert_refused("number = 99999999999999999999999999",
-                   "2: 'number' must be from 5 to 600 (seconds)");
+    assert_refused("number = 99999999999999999999999999", "2: 'number' must be from 5 to 600 (seconds)");
     assert_refused("big = 4294967296", "2: 'big' must be from 0 to 4294967295");
     assert_refused("number = 010", "2: 'number': a number may not begin with 0");
     assert_refused("number = 7s", "2: 'number': '7s' is not a whole decimal number");
@@ -276,8 +275,7 @@ test_wrong_type(void)
     assert_refused("string =\n\"s\"", "2: 'string' needs a string, not nothing");
     assert_refused("list = \"one\"", "2: 'list' needs a list of strings, not a string");
     assert_refused("mode = 1", "2: 'mode' needs a string, not a number");
-    assert_refused("mode = \"warp\"",
-                   "2: 'mode' must be one of \"off\", \"slow\", \"fast\", not \"warp\"");
+    assert_refused("mode = \"warp\"", "2: 'mode' must be one of \"off\", \"slow\", \"fast\", not \"warp\"");
     assert_refused_bytes("flag = 2", 8, "x.conf:1: 'flag' must be 0 or 1");
     assert_refused_bytes("flag = 10", 9, "x.conf:1: 'flag' must be 0 or 1");
     assert_refused_bytes("flag = yes", 10, "x.conf:1: 'flag' must be 0 or 1");
@@ -418,8 +416,7 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-#define FILE_TEST(name, function)                                                                  \
-    g_test_add("/config/file/" name, struct file, NULL, file_new, function, file_free)
+#define FILE_TEST(name, function) g_test_add("/config/file/" name, struct file, NULL, file_new, function, file_free)
     g_test_add_func("/config/all-types", test_all_types);
     g_test_add_func("/config/absent-keys", test_absent_keys_keep_values);
     g_test_add_func("/config/strings", test_strings);

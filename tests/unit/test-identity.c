@@ -6,9 +6,10 @@
 #include "lockd/identity.h"
 #include "tests/unit/world.h"
 
-#define WHOLE                                                                                                                 \
-    "{\"version\":1,\"host\":\"h\",\"machine\":\"m\",\"name\":\"node-a\",\"boot\":\"b\",\"session\":1790000000123,"            \
-    "\"nonce\":\"n\",\"state\":\"live\",\"dead_after\":10,\"grace\":0,\"ips\":[\"10.0.0.1\"],\"krbd\":[\"10.0.0.1:0/5\"]}"
+#define WHOLE                                                                                                          \
+    "{\"version\":1,\"host\":\"h\",\"machine\":\"m\",\"name\":\"node-a\",\"boot\":\"b\",\"session\":1790000000123,"    \
+    "\"nonce\":\"n\",\"state\":\"live\",\"dead_after\":10,\"grace\":0,\"ips\":[\"10.0.0.1\"],\"krbd\":[\"10.0.0.1:0/"  \
+    "5\"]}"
 
 static VlIdentity *
 parse(const char *text, GError **error)
@@ -85,15 +86,30 @@ static void
 test_malformed(void)
 {
     static const char *const cases[][2] = {
-        {"\"version\":1", "\"version\":2"},       {"\"version\":1", "\"version\":\"1\""}, {"\"version\":1,", ""},
-        {"\"host\":\"h\"", "\"host\":7"},         {"\"host\":\"h\",", ""},                {"\"machine\":\"m\"", "\"machine\":null"},
-        {"\"name\":\"node-a\"", "\"name\":[]"},   {"\"boot\":\"b\",", ""},                {"\"nonce\":\"n\",", ""},
-        {"1790000000123", "-1"},                  {"1790000000123", "1.5"},               {"\"live\"", "\"Live\""},
-        {"\"state\":\"live\",", ""},              {"\"live\"", "1"},                      {"\"dead_after\":10", "\"dead_after\":0"},
-        {"\"dead_after\":10", "\"dead_after\":86401"}, {"\"dead_after\":10,", ""},        {"\"grace\":0", "\"grace\":-1"},
-        {"\"grace\":0", "\"grace\":86401"},       {"\"grace\":0,", ""},
+        {"\"version\":1", "\"version\":2"},
+        {"\"version\":1", "\"version\":\"1\""},
+        {"\"version\":1,", ""},
+        {"\"host\":\"h\"", "\"host\":7"},
+        {"\"host\":\"h\",", ""},
+        {"\"machine\":\"m\"", "\"machine\":null"},
+        {"\"name\":\"node-a\"", "\"name\":[]"},
+        {"\"boot\":\"b\",", ""},
+        {"\"nonce\":\"n\",", ""},
+        {"1790000000123", "-1"},
+        {"1790000000123", "1.5"},
+        {"\"live\"", "\"Live\""},
+        {"\"state\":\"live\",", ""},
+        {"\"live\"", "1"},
+        {"\"dead_after\":10", "\"dead_after\":0"},
+        {"\"dead_after\":10", "\"dead_after\":86401"},
+        {"\"dead_after\":10,", ""},
+        {"\"grace\":0", "\"grace\":-1"},
+        {"\"grace\":0", "\"grace\":86401"},
+        {"\"grace\":0,", ""},
         /* Half a list of who is never fenced is no list. */
-        {"[\"10.0.0.1:0/5\"]", "[\"10.0.0.1:0/5\",7]"}, {"[\"10.0.0.1:0/5\"]", "\"10.0.0.1:0/5\""}, {"[\"10.0.0.1\"]", "[null]"},
+        {"[\"10.0.0.1:0/5\"]", "[\"10.0.0.1:0/5\",7]"},
+        {"[\"10.0.0.1:0/5\"]", "\"10.0.0.1:0/5\""},
+        {"[\"10.0.0.1\"]", "[null]"},
         {"[\"10.0.0.1\"]", "{}"},
     };
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -105,7 +121,8 @@ test_malformed(void)
 static void
 test_garbage(void)
 {
-    static const char *const texts[] = {"", "x", "[]", "null", "{}", "{\"version\":1", "\xff", WHOLE WHOLE, "var x = " WHOLE};
+    static const char *const texts[] = {
+        "", "x", "[]", "null", "{}", "{\"version\":1", "\xff", WHOLE WHOLE, "var x = " WHOLE};
     g_autoptr(GError) error = NULL;
     for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
         assert_refused(texts[i]);

@@ -12,10 +12,20 @@
 static VlVm *
 full_vm(World *world)
 {
-    struct vl_volume_spec rbd = {.kind = VL_VOLUME_RBD, .pool = (char *)"p\"1", .ns = (char *)"", .image = (char *)"i\xc3\xa4",
-                                 .conf = (char *)"/c", .mon_hosts = (char *)"a:1,b:2"};
-    struct vl_volume_spec krbd = {.kind = VL_VOLUME_RBD, .pool = (char *)"rbd", .image = (char *)"x", .krbd = true,
-                                  .fsid = (char *)"f", .pool_id = (char *)"2", .image_id = (char *)"abc", .path = (char *)"/dev/rbd0"};
+    struct vl_volume_spec rbd = {.kind = VL_VOLUME_RBD,
+                                 .pool = (char *)"p\"1",
+                                 .ns = (char *)"",
+                                 .image = (char *)"i\xc3\xa4",
+                                 .conf = (char *)"/c",
+                                 .mon_hosts = (char *)"a:1,b:2"};
+    struct vl_volume_spec krbd = {.kind = VL_VOLUME_RBD,
+                                  .pool = (char *)"rbd",
+                                  .image = (char *)"x",
+                                  .krbd = true,
+                                  .fsid = (char *)"f",
+                                  .pool_id = (char *)"2",
+                                  .image_id = (char *)"abc",
+                                  .path = (char *)"/dev/rbd0"};
     VlVm *vm = world_vm(world, "web1", 4711, NULL);
     g_autoptr(VlVolume) volume = fake_volume(world->store, world->place, "vol1");
     vl_vm_add_lease(vm, vl_lease_new(vm, volume, &rbd, "vda", FALSE));
@@ -89,7 +99,12 @@ test_incarnations(void)
 static void
 test_broken(void)
 {
-    static const char *const texts[] = {"", "{", "[]", "{}", "null", "{\"uuid\":7,\"name\":[],\"pid\":{}}",
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "[]",
+                                        "{}",
+                                        "null",
+                                        "{\"uuid\":7,\"name\":[],\"pid\":{}}",
                                         "{\"host\":\"h\",\"boot\":\"b\",\"uuid\":\"u\",\"name\":\"n\",\"pid\":0}"};
     for (guint i = 0; i < G_N_ELEMENTS(texts); i++) {
         g_autoptr(World) world = world_new(FALSE);

@@ -42,7 +42,8 @@ test_legal(void)
 static void
 test_illegal_step(gconstpointer data)
 {
-    VlLeaseState from = GPOINTER_TO_UINT(data) / VL_LEASE_STATE_COUNT, to = GPOINTER_TO_UINT(data) % VL_LEASE_STATE_COUNT;
+    VlLeaseState from = GPOINTER_TO_UINT(data) / VL_LEASE_STATE_COUNT,
+                 to = GPOINTER_TO_UINT(data) % VL_LEASE_STATE_COUNT;
     if (g_test_subprocess()) {
         World *world = world_new(FALSE);
         VlLease *lease = world_lease(world_vm(world, "web1", 0, "vol1", NULL), "vol1");
@@ -126,7 +127,8 @@ add_illegal_steps(void)
 {
     for (guint step = 0; step < VL_LEASE_STATE_COUNT * VL_LEASE_STATE_COUNT; step++) {
         VlLeaseState from = step / VL_LEASE_STATE_COUNT, to = step % VL_LEASE_STATE_COUNT;
-        g_autofree char *path = g_strdup_printf("/lease/illegal/%s-%s", vl_lease_state_name(from), vl_lease_state_name(to));
+        g_autofree char *path =
+            g_strdup_printf("/lease/illegal/%s-%s", vl_lease_state_name(from), vl_lease_state_name(to));
         if (!is_legal(from, to))
             g_test_add_data_func(path, GUINT_TO_POINTER(step), test_illegal_step);
     }

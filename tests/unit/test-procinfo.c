@@ -396,8 +396,7 @@ test_host_ips(void)
         char text[INET6_ADDRSTRLEN];
         if (!i->ifa_addr || i->ifa_addr->sa_family != AF_INET)
             continue;
-        inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, text,
-                  sizeof text);
+        inet_ntop(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr, text, sizeof text);
         if (g_str_has_prefix(text, "127."))
             continue;
         others = TRUE;
@@ -506,8 +505,7 @@ test_host_uuid(Fixture *fixture, gconstpointer unused)
     }
     put(fixture, class, "4C4C4544-0042-3510-8054-B7C04F4E3332\n");
     check_uuid(fixture, DMI_UUID);
-    put(fixture, "sys/devices/virtual/dmi/id/product_uuid",
-        "11111111-2222-4333-8444-555555555555\n");
+    put(fixture, "sys/devices/virtual/dmi/id/product_uuid", "11111111-2222-4333-8444-555555555555\n");
     check_uuid(fixture, "11111111-2222-4333-8444-555555555555");
 }
 
@@ -526,8 +524,7 @@ test_host_uuid_conf(Fixture *fixture, gconstpointer unused)
     check_uuid(fixture, "01234567-89ab-cdef-0123-456789abcdef");
     put(fixture, "etc/libvirt/virtqemud.conf", "host_uuid_source = 'smbios' # default\n");
     check_uuid(fixture, DMI_UUID);
-    put(fixture, "etc/libvirt/virtqemud.conf",
-        "host_uuid='00000000-0000-0000-0000-0000000000AB' # mine\n");
+    put(fixture, "etc/libvirt/virtqemud.conf", "host_uuid='00000000-0000-0000-0000-0000000000AB' # mine\n");
     check_uuid(fixture, "00000000-0000-0000-0000-0000000000ab");
     put(fixture, "etc/libvirt/libvirtd.conf",
         "host_uuid = \"00000000-0000-0000-0000-000000000003\"\r\n"

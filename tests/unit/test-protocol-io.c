@@ -83,8 +83,7 @@ test_frame_over_socket(struct pair *pair, gconstpointer data)
     g_assert_cmpint(vl_msg_finish(&msg), ==, 0);
     g_assert_cmpint(vl_write_all(pair->theirs, msg.data, msg.len, deadline), ==, 0);
     g_assert_cmpint(vl_read_frame(pair->ours, 4096, deadline, &frame, &body), ==, 0);
-    g_assert_cmpmem(body, frame.length, msg.data + VL_PROTO_HEADER_SIZE,
-                    msg.len - VL_PROTO_HEADER_SIZE);
+    g_assert_cmpmem(body, frame.length, msg.data + VL_PROTO_HEADER_SIZE, msg.len - VL_PROTO_HEADER_SIZE);
     free(body);
     vl_msg_free(&msg);
 
@@ -314,11 +313,9 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-#define PAIR(name, function)                                                                       \
-    g_test_add("/protocol/socket/" name, struct pair, NULL, pair_open, function, pair_close)
-#define LISTENER(name, function)                                                                   \
-    g_test_add("/protocol/connect/" name, struct listener, NULL, listener_new, function,           \
-               listener_free)
+#define PAIR(name, function) g_test_add("/protocol/socket/" name, struct pair, NULL, pair_open, function, pair_close)
+#define LISTENER(name, function)                                                                                       \
+    g_test_add("/protocol/connect/" name, struct listener, NULL, listener_new, function, listener_free)
     PAIR("frame", test_frame_over_socket);
     PAIR("cut-off", test_frame_cut_off);
     PAIR("too-long", test_frame_too_long);

@@ -227,9 +227,8 @@ test_frame_header(void)
         uint8_t byte;
         int expected;
     } cases[] = {
-        {0, 'v', -EPROTO},        {3, '2', -EPROTO},  {4, 2, -EPROTONOSUPPORT},
-        {5, 1, -EPROTONOSUPPORT}, {12, 1, -EPROTO},   {15, 0x80, -EPROTO},
-        {8, 101, -EMSGSIZE},      {11, 1, -EMSGSIZE}, {11, 0xff, -EMSGSIZE},
+        {0, 'v', -EPROTO},   {3, '2', -EPROTO},   {4, 2, -EPROTONOSUPPORT}, {5, 1, -EPROTONOSUPPORT}, {12, 1, -EPROTO},
+        {15, 0x80, -EPROTO}, {8, 101, -EMSGSIZE}, {11, 1, -EMSGSIZE},       {11, 0xff, -EMSGSIZE},
     };
 
     vl_msg_init(&msg, VL_MSG_CTL, 100);

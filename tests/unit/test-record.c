@@ -6,15 +6,16 @@
 #include "lockd/record.h"
 #include "tests/unit/world.h"
 
-#define HOLDER                                                                                                                \
-    "{\"host\":\"h1\",\"machine\":\"m\",\"name\":\"node-a\",\"boot\":\"b\",\"session\":12,\"uuid\":\"u\",\"vm\":\"web1\","     \
+#define HOLDER                                                                                                         \
+    "{\"host\":\"h1\",\"machine\":\"m\",\"name\":\"node-a\",\"boot\":\"b\",\"session\":12,\"uuid\":\"u\",\"vm\":"      \
+    "\"web1\","                                                                                                        \
     "\"pid\":4711,\"start\":99,\"state\":\"held\",\"token\":\"t\",\"addrs\":[\"10.0.0.1:0/1\"],\"since\":5}"
-#define CLAIM                                                                                                                 \
-    "{\"id\":\"c\",\"host\":\"h2\",\"name\":\"node-b\",\"session\":3,\"uuid\":\"u2\",\"vm\":\"web2\",\"epoch\":8,"             \
+#define CLAIM                                                                                                          \
+    "{\"id\":\"c\",\"host\":\"h2\",\"name\":\"node-b\",\"session\":3,\"uuid\":\"u2\",\"vm\":\"web2\",\"epoch\":8,"     \
     "\"addrs\":[\"10.0.0.1:0/1\"],\"since\":6}"
 #define FENCED "{\"addr\":\"10.0.0.9:0/9\",\"at\":1,\"until\":2,\"wanted\":3}"
-#define WHOLE                                                                                                                 \
-    "{\"version\":1,\"epoch\":7,\"write\":\"w\",\"mode\":\"exclusive\",\"holders\":[" HOLDER "],\"claim\":" CLAIM             \
+#define WHOLE                                                                                                          \
+    "{\"version\":1,\"epoch\":7,\"write\":\"w\",\"mode\":\"exclusive\",\"holders\":[" HOLDER "],\"claim\":" CLAIM      \
     ",\"fenced\":[" FENCED "]}"
 
 static VlRecord *
@@ -136,7 +137,8 @@ test_shared_parked(void)
 static void
 test_optional(void)
 {
-    g_autoptr(VlRecord) record = parse("{\"version\":1,\"epoch\":0,\"write\":\"\",\"mode\":\"exclusive\",\"holders\":[]}", NULL);
+    g_autoptr(VlRecord) record =
+        parse("{\"version\":1,\"epoch\":0,\"write\":\"\",\"mode\":\"exclusive\",\"holders\":[]}", NULL);
     g_assert_nonnull(record);
     g_assert_null(record->claim);
     g_assert_cmpuint(record->fenced->len, ==, 0);
@@ -244,8 +246,20 @@ test_words(void)
 static void
 test_garbage(void)
 {
-    static const char *const texts[] = {"", " ", "{", "}", "x", "null", "[]", "1", "\"text\"", "{\"version\":1",
-                                        "\xff\xfe", "{\"version\":\"\xc3\"}", "{'version':1}", "{\"version\":1,}"};
+    static const char *const texts[] = {"",
+                                        " ",
+                                        "{",
+                                        "}",
+                                        "x",
+                                        "null",
+                                        "[]",
+                                        "1",
+                                        "\"text\"",
+                                        "{\"version\":1",
+                                        "\xff\xfe",
+                                        "{\"version\":\"\xc3\"}",
+                                        "{'version':1}",
+                                        "{\"version\":1,}"};
     for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
         assert_refused(texts[i], "*");
     assert_refused_n("{}\0{}", 5, "*");
@@ -257,7 +271,8 @@ test_garbage(void)
 static void
 test_around(void)
 {
-    static const char *const around[][2] = {{"var x = ", ""}, {"", WHOLE}, {"", " x"}, {"/* */", ""}, {"", "}"}, {"[", "]"}};
+    static const char *const around[][2] = {{"var x = ", ""}, {"", WHOLE}, {"", " x"},
+                                            {"/* */", ""},    {"", "}"},   {"[", "]"}};
     for (guint i = 0; i < G_N_ELEMENTS(around); i++) {
         g_autofree char *text = g_strconcat(around[i][0], WHOLE, around[i][1], NULL);
         assert_refused(text, "*");

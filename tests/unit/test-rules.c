@@ -161,8 +161,12 @@ case_new(void)
     c->watchers = g_ptr_array_new_with_free_func(watcher_free);
     c->own_ips = g_hash_table_new(g_str_hash, g_str_equal);
     g_hash_table_add(c->own_ips, (char *)"10.0.0.1");
-    c->question = (VlFenceQuestion){.record = c->record, .victims = c->victims, .dead_ips = c->dead_ips, .never = c->never,
-                                    .own_ips = c->own_ips, .watchers = c->watchers};
+    c->question = (VlFenceQuestion){.record = c->record,
+                                    .victims = c->victims,
+                                    .dead_ips = c->dead_ips,
+                                    .never = c->never,
+                                    .own_ips = c->own_ips,
+                                    .watchers = c->watchers};
     return c;
 }
 

@@ -285,7 +285,8 @@ test_renew(void)
     g_assert_cmpuint(renewals, >=, 1);
     g_assert_cmpuint(renewals, <=, 4);
     g_assert_cmpuint(fake_host_counter(c.store, c.place, HOST), >, before);
-    g_assert_cmpuint(fake_count(c.store, FAKE_READ) + fake_count(c.store, FAKE_SWAP) + fake_count(c.store, FAKE_WATCH), ==, 0);
+    g_assert_cmpuint(fake_count(c.store, FAKE_READ) + fake_count(c.store, FAKE_SWAP) + fake_count(c.store, FAKE_WATCH),
+                     ==, 0);
     case_end(&c);
 }
 
@@ -370,7 +371,8 @@ test_short_silence(void)
     case_end(&c);
 }
 
-/* A renewal that was done but called failed: the number after it is a new one, or who watches would see us stand still. */
+/* A renewal that was done but called failed: the number after it is a new one, or who watches would see us stand still.
+ */
 static void
 test_lost_ack(void)
 {

@@ -253,8 +253,7 @@ test_plugin_timeout(void)
     g_assert_error(error, VL_ERROR, VL_ERR_CONFIG);
     g_assert_nonnull(strstr(error->message, "takeover_wait is 35 s"));
     g_clear_error(&error);
-    g_autoptr(VlSettings) settings =
-        load_text("takeover_wait = 34\nplugin_conf = \"" ABSENT "\"\n", &error);
+    g_autoptr(VlSettings) settings = load_text("takeover_wait = 34\nplugin_conf = \"" ABSENT "\"\n", &error);
     g_assert_no_error(error);
     g_assert_cmpuint(settings->takeover_wait, ==, 34);
 }

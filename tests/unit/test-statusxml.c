@@ -161,8 +161,7 @@ test_disks(void)
 
     const VlDisk *vda = disk(domain, "vda", FALSE);
     assert_disk(vda, "rbd:ssd/tenant-a/mixed root", FALSE, FALSE);
-    g_assert_cmpstr(vda->spec.mon_hosts, ==,
-                    "[2001:db8::1]:3300,[2001:db8::2]:3300,mon-b.example:6789");
+    g_assert_cmpstr(vda->spec.mon_hosts, ==, "[2001:db8::1]:3300,[2001:db8::2]:3300,mon-b.example:6789");
     const VlDisk *vdb = disk(domain, "vdb", FALSE);
     assert_disk(vdb, "rbd:rbd/golden", TRUE, FALSE); /* a snapshot, without <readonly/> */
     g_assert_true(vdb->spec.snapshot);
@@ -199,10 +198,11 @@ test_other_disks(void)
 static void
 test_device_leases(void)
 {
-    static const char text[] = "<domstatus state='running' pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid><devices>"
-                               "<lease><lockspace>rbd</lockspace><key>pool/ns/image</key><target path='/x'/></lease>"
-                               "<lease><lockspace>cluster</lockspace><key>thing</key></lease>"
-                               "</devices></domain></domstatus>";
+    static const char text[] =
+        "<domstatus state='running' pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid><devices>"
+        "<lease><lockspace>rbd</lockspace><key>pool/ns/image</key><target path='/x'/></lease>"
+        "<lease><lockspace>cluster</lockspace><key>thing</key></lease>"
+        "</devices></domain></domstatus>";
     g_autoptr(GError) error = NULL;
     g_autoptr(VlDomain) domain = vl_statusxml_parse("x", text, strlen(text), &error);
     g_assert_no_error(error);
@@ -218,10 +218,9 @@ test_device_leases(void)
                    -1, "*lease key 'nopool'*");
 }
 
-#define HEAD "<domstatus state='running' pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid>"
-#define TAIL "</domain></domstatus>"
-#define DISK(type, source)                                                                         \
-    HEAD "<devices><disk type='" type "'>" source "<target dev='vda'/></disk></devices>" TAIL
+#define HEAD               "<domstatus state='running' pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid>"
+#define TAIL               "</domain></domstatus>"
+#define DISK(type, source) HEAD "<devices><disk type='" type "'>" source "<target dev='vda'/></disk></devices>" TAIL
 
 static void
 test_refused(void)
@@ -232,17 +231,11 @@ test_refused(void)
     assert_refused("<domain type='kvm'><name>x</name></domain>", -1, "*<domain>*<domstatus>*");
     assert_refused("<domstatus state='running' pid='1'/>", -1, "*<domstatus>*");
     assert_refused("<domstatus><domain><name>x</name></domain></domstatus>", -1, "*uuid*");
-    assert_refused("<domstatus><domain><name>x</name><uuid>1-2-3</uuid></domain></domstatus>", -1,
-                   "*uuid*");
-    assert_refused("<domstatus><domain><uuid>" VM1_UUID "</uuid></domain></domstatus>", -1,
-                   "*name*");
-    assert_refused("<domstatus pid='-1'><domain><name>x</name><uuid>" VM1_UUID "</uuid>" TAIL, -1,
-                   "*pid '-1'*");
-    assert_refused("<domstatus pid='12x'><domain><name>x</name><uuid>" VM1_UUID "</uuid>" TAIL, -1,
-                   "*pid '12x'*");
-    assert_refused("<domstatus pid='99999999999'><domain><name>x</name><uuid>" VM1_UUID
-                   "</uuid>" TAIL,
-                   -1, "*pid*");
+    assert_refused("<domstatus><domain><name>x</name><uuid>1-2-3</uuid></domain></domstatus>", -1, "*uuid*");
+    assert_refused("<domstatus><domain><uuid>" VM1_UUID "</uuid></domain></domstatus>", -1, "*name*");
+    assert_refused("<domstatus pid='-1'><domain><name>x</name><uuid>" VM1_UUID "</uuid>" TAIL, -1, "*pid '-1'*");
+    assert_refused("<domstatus pid='12x'><domain><name>x</name><uuid>" VM1_UUID "</uuid>" TAIL, -1, "*pid '12x'*");
+    assert_refused("<domstatus pid='99999999999'><domain><name>x</name><uuid>" VM1_UUID "</uuid>" TAIL, -1, "*pid*");
     /* Latin-1 in a document that says it is UTF-8; a NUL in the middle */
     assert_refused(HEAD "<title>\xe9</title>" TAIL, -1, "*not well-formed*");
     static const char nul[] = HEAD "<title>a\0b</title>" TAIL;
@@ -253,15 +246,12 @@ test_refused(void)
 static void
 test_bad_disks(void)
 {
-    assert_refused(DISK("network", "<source protocol='rbd' name='nopool'/>"), -1,
-                   "*disk vda: 'nopool'*POOL/IMAGE*");
+    assert_refused(DISK("network", "<source protocol='rbd' name='nopool'/>"), -1, "*disk vda: 'nopool'*POOL/IMAGE*");
     assert_refused(DISK("network", "<source protocol='rbd'/>"), -1, "*disk vda: ''*");
     assert_refused(DISK("network", "<source protocol='rbd' name='a/b/c/d'/>"), -1, "*vda*");
-    assert_refused(DISK("network", "<source protocol='rbd' name='a/b'><host/></source>"), -1,
-                   "*monitor address*");
-    assert_refused(
-        DISK("network", "<source protocol='rbd' name='a/b'><host name='x' port='-1'/></source>"),
-        -1, "*'x' port '-1'*");
+    assert_refused(DISK("network", "<source protocol='rbd' name='a/b'><host/></source>"), -1, "*monitor address*");
+    assert_refused(DISK("network", "<source protocol='rbd' name='a/b'><host name='x' port='-1'/></source>"), -1,
+                   "*'x' port '-1'*");
     /* Of the shape of a disk, but nothing anybody could open */
     static const char odd[] = DISK("network", "") "";
     g_autoptr(GError) error = NULL;
@@ -304,8 +294,7 @@ test_entities(void)
     assert_refused("<!DOCTYPE domstatus [<!ENTITY f SYSTEM 'file:///etc/passwd'>]>"
                    "<domstatus><domain><name>&f;</name><uuid>" VM1_UUID "</uuid>" TAIL,
                    -1, "*DOCTYPE*");
-    assert_refused("<!DOCTYPE domstatus SYSTEM 'http://192.0.2.1/x.dtd'>" HEAD TAIL, -1,
-                   "*DOCTYPE*");
+    assert_refused("<!DOCTYPE domstatus SYSTEM 'http://192.0.2.1/x.dtd'>" HEAD TAIL, -1, "*DOCTYPE*");
     assert_refused(HEAD "<title>&undeclared;</title>" TAIL, -1, "*not well-formed*");
     /* Nesting is bounded by libxml2 (XML_PARSE_HUGE is off). */
     g_autoptr(GString) deep = g_string_new(HEAD);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
- * Taking leases for a process that is about to start: who stands in the way, and that it is all or nothing. Takeovers as
- * such: test-takeover.c. */
+ * Taking leases for a process that is about to start: who stands in the way, and that it is all or nothing. Takeovers
+ * as such: test-takeover.c. */
 #include <glib/gstdio.h>
 #include <unistd.h>
 
@@ -358,7 +358,8 @@ test_no_wait(void)
     held_by_b(&c);
     world_host_die(c.b);
     world_freeze(c.world, 2.5);
-    assert_refused(&c, 0, VL_ERR_UNKNOWN_OWNER, "vol1 is in use: *cannot be told: *silent*try again in * s*virtleasectl fence node-b");
+    assert_refused(&c, 0, VL_ERR_UNKNOWN_OWNER,
+                   "vol1 is in use: *cannot be told: *silent*try again in * s*virtleasectl fence node-b");
     fake_assert_never(c.store, "cas");
     world_thaw(c.world);
     /* The window went on without us. */

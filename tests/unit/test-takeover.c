@@ -9,8 +9,8 @@
 #include "lockd/takeover.h"
 #include "tests/unit/world.h"
 
-#define B1 "10.0.0.98:0/11"
-#define B2 "10.0.0.98:0/22"
+#define B1   "10.0.0.98:0/11"
+#define B2   "10.0.0.98:0/22"
 #define HOUR 3600
 
 typedef struct {
@@ -79,7 +79,8 @@ static gboolean
 is_theirs(Case *c, const char *volume)
 {
     g_autoptr(VlRecord) record = fake_get(c->store, volume);
-    return record && record->holders->len == 1 && g_str_equal(((VlHolder *)record->holders->pdata[0])->who.host, c->b->id);
+    return record && record->holders->len == 1 &&
+           g_str_equal(((VlHolder *)record->holders->pdata[0])->who.host, c->b->id);
 }
 
 static void
@@ -149,9 +150,10 @@ test_order(void)
     case_begin(&c, 1);
     g_assert_true(take(&c, 60));
     assert_taken(&c);
-    fake_assert_order(c.store, "index+ fake:rbd/vol1", "look vol1 r w o", "challenge host-b", "challenge host-b", "list rbd",
-                      "look vol1 r w o", "cas vol1 web1:held+claim:node-a", "challenge host-b", "read host-b", "fence " B1,
-                      "barrier rbd", "look vol1 r o", "break vol1 " B1, "cas vol1 web1:parked", "look vol1 r", NULL);
+    fake_assert_order(c.store, "index+ fake:rbd/vol1", "look vol1 r w o", "challenge host-b", "challenge host-b",
+                      "list rbd", "look vol1 r w o", "cas vol1 web1:held+claim:node-a", "challenge host-b",
+                      "read host-b", "fence " B1, "barrier rbd", "look vol1 r o", "break vol1 " B1,
+                      "cas vol1 web1:parked", "look vol1 r", NULL);
     g_assert_cmpuint(fake_count(c.store, FAKE_CAS), ==, 2);
     g_assert_cmpuint(fake_count(c.store, FAKE_FENCE), ==, 1);
     g_autoptr(VlRecord) record = fake_get(c.store, "vol1");
@@ -173,8 +175,9 @@ test_order_two(void)
     case_begin(&c, 2);
     g_assert_true(take(&c, 60));
     assert_taken(&c);
-    fake_assert_order(c.store, "cas vol1 web1:held+claim", "cas vol2 web1:held+claim", "challenge host-b", "fence " B1, "fence " B2,
-                      "barrier", "break vol1 " B1, "break vol2 " B2, "cas vol1 web1:parked", "cas vol2 web1:parked", NULL);
+    fake_assert_order(c.store, "cas vol1 web1:held+claim", "cas vol2 web1:held+claim", "challenge host-b", "fence " B1,
+                      "fence " B2, "barrier", "break vol1 " B1, "break vol2 " B2, "cas vol1 web1:parked",
+                      "cas vol2 web1:parked", NULL);
     g_assert_cmpuint(fake_count(c.store, FAKE_FENCE), ==, 1); /* one round for all */
     g_assert_cmpuint(fake_count(c.store, FAKE_BARRIER), ==, 1);
     case_end(&c);
@@ -190,8 +193,9 @@ wake(gpointer opaque)
     world_host_wake(c->b);
 }
 
-/* The owner's daemon goes on (renews, answers) just before the k-th op, for each k: either it is noticed, and then nothing is
- * fenced, broken or left claimed; or it came too late, and then its lease is gone as well. Never fenced in vain. */
+/* The owner's daemon goes on (renews, answers) just before the k-th op, for each k: either it is noticed, and then
+ * nothing is fenced, broken or left claimed; or it came too late, and then its lease is gone as well. Never fenced in
+ * vain. */
 static void
 test_owner_wakes(void)
 {
@@ -372,8 +376,11 @@ test_fence_fails(void)
         Case c;
         case_begin(&c, 2);
         /* The second volume's only, where an op names one. */
-        fake_fault(c.store, ops[i], ops[i] == FAKE_FENCE ? B2 : ops[i] == FAKE_BREAK ? "vol2" : NULL, 1, 100, FAKE_ERROR,
-                   VL_ERR_DENIED);
+        fake_fault(c.store, ops[i],
+                   ops[i] == FAKE_FENCE   ? B2
+                   : ops[i] == FAKE_BREAK ? "vol2"
+                                          : NULL,
+                   1, 100, FAKE_ERROR, VL_ERR_DENIED);
         g_assert_false(take(&c, 60));
         g_assert_nonnull(c.error);
         if (ops[i] == FAKE_FENCE) {
@@ -487,8 +494,8 @@ newcomer(World *world, gpointer opaque)
     fake_watch(world->store, "vol1", "10.0.0.98:0/12");
 }
 
-/* While the verdict is being waited for, the dead daemon's QEMU opens the image anew (blockcopy, pivot): 0/12 is in no record.
- * The look before the verdict did not show it; taken over on that, it would go on writing beside us. */
+/* While the verdict is being waited for, the dead daemon's QEMU opens the image anew (blockcopy, pivot): 0/12 is in no
+ * record. The look before the verdict did not show it; taken over on that, it would go on writing beside us. */
 static void
 test_newcomer(void)
 {
@@ -701,8 +708,8 @@ test_lost_ack_and_read(void)
 static void
 test_each_fails_once(void)
 {
-    static const FakeOp ops[] = {FAKE_LOOK, FAKE_CAS, FAKE_FENCE, FAKE_BARRIER, FAKE_BREAK, FAKE_READ, FAKE_CHALLENGE, FAKE_LIST,
-                                 FAKE_INDEX_SET, FAKE_INDEX_DEL};
+    static const FakeOp ops[] = {FAKE_LOOK, FAKE_CAS,       FAKE_FENCE, FAKE_BARRIER,   FAKE_BREAK,
+                                 FAKE_READ, FAKE_CHALLENGE, FAKE_LIST,  FAKE_INDEX_SET, FAKE_INDEX_DEL};
     for (guint i = 0; i < G_N_ELEMENTS(ops); i++) {
         for (guint nth = 1; nth <= 6; nth++) {
             Case c;

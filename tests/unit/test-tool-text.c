@@ -57,12 +57,8 @@ static void
 test_printable(void)
 {
     static const char *const cases[][2] = {
-        {"web 1", "web 1"},
-        {"b\303\274ro", "b\303\274ro"},
-        {"\033[2Jgone\n", "\\x1b[2Jgone\\x0a"},
-        {"\302\233A", "\\x9bA"},
-        {"\342\200\256evil", "\\u202eevil"},
-        {"bad \377 utf-8", "bad \357\277\275 utf-8"},
+        {"web 1", "web 1"},      {"b\303\274ro", "b\303\274ro"},      {"\033[2Jgone\n", "\\x1b[2Jgone\\x0a"},
+        {"\302\233A", "\\x9bA"}, {"\342\200\256evil", "\\u202eevil"}, {"bad \377 utf-8", "bad \357\277\275 utf-8"},
     };
 
     for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -77,15 +73,14 @@ static void
 test_status(void)
 {
     g_autofree char *text =
-        text_of(tool_text_status,
-                "{'version':'0.1.0','host_id':'id-a','host_name':'node-a','machine_id':'m',"
-                "'boot_id':'b','socket':'/s','dead_after':10,'takeover_wait':20,'vms':1,'leases':2,"
-                "'sessions':["
-                "{'place':'pool rbd','key':'k','state':'live','session':7,'counter':3,"
-                "'silent_ms':1240,'problem':null},"
-                "{'place':'pool ssd','state':'silent','session':8,'silent_ms':125000,"
-                "'problem':'no answer'},"
-                "{'place':'pool x','state':'new','session':0,'silent_ms':-1,'problem':null}]}");
+        text_of(tool_text_status, "{'version':'0.1.0','host_id':'id-a','host_name':'node-a','machine_id':'m',"
+                                  "'boot_id':'b','socket':'/s','dead_after':10,'takeover_wait':20,'vms':1,'leases':2,"
+                                  "'sessions':["
+                                  "{'place':'pool rbd','key':'k','state':'live','session':7,'counter':3,"
+                                  "'silent_ms':1240,'problem':null},"
+                                  "{'place':'pool ssd','state':'silent','session':8,'silent_ms':125000,"
+                                  "'problem':'no answer'},"
+                                  "{'place':'pool x','state':'new','session':0,'silent_ms':-1,'problem':null}]}");
 
     assert_has(text, "Daemon          virtleased 0.1.0 at /s\n");
     assert_has(text, "Host            node-a (id id-a)\n");
@@ -126,55 +121,53 @@ test_list(void)
 static void
 test_show(void)
 {
-    assert_text(
-        tool_text_show,
-        "{'volume':'rbd:rbd/web1','key':'f/2/1','place':'pool rbd','epoch':7,'mode':'exclusive',"
-        "'holders':[{'vm':'web1','uuid':'u','host':'node-a','host_id':'id-a','session':12,"
-        "'pid':4711,'state':'held','since':1790000000,"
-        "'addrs':['10.0.0.1:0/123','10.0.0.1:0/124']}],"
-        "'claim':{'host':'node-b','vm':'web1','since':1790000000,'addrs':['10.0.0.1:0/123']},"
-        "'fenced':[{'addr':'10.0.0.9:0/1','at':1789999000,'until':1790000100,'wanted':1790000100},"
-        "{'addr':'10.0.0.9:0/2','at':1789999000,'until':1790000100,'wanted':1790003600},"
-        "{'addr':'10.0.0.9:0/3','at':1789999000,'until':1789999990,'wanted':1790003600},"
-        "{'addr':'10.0.0.9:0/4','at':1789999000,'until':1789999990,'wanted':1789999990}],"
-        "'watchers':['10.0.0.1:0/123'],"
-        "'lock_owner':{'entity':'client.4123','addr':'10.0.0.1:0/123','managed':true},"
-        "'exclusive_lock_feature':true}",
-        "Volume          rbd:rbd/web1, in pool rbd\n"
-        "Key             f/2/1\n"
-        "Lease           exclusive, epoch 7\n"
-        "Holder          VM web1 (u)\n"
-        "                on host node-a (id id-a, session 12), process 4711\n"
-        "                held since 2026-09-21 14:13:20\n"
-        "                addresses to fence: 10.0.0.1:0/123, 10.0.0.1:0/124\n"
-        "Claim           host node-b takes it over for VM web1 since 2026-09-21 14:13:20\n"
-        "                and fences: 10.0.0.1:0/123\n"
-        "Lock owner      10.0.0.1:0/123 (client.4123)\n"
-        "Watchers        10.0.0.1:0/123\n"
-        "\n"
-        "FENCED ADDRESS  SINCE                UNTIL                NOTE\n"
-        "10.0.0.9:0/1    2026-09-21 13:56:40  2026-09-21 14:15:00  -\n"
-        "10.0.0.9:0/2    2026-09-21 13:56:40  2026-09-21 14:15:00  lapses earlier than wanted "
-        "(2026-09-21 15:13:20)\n"
-        "10.0.0.9:0/3    2026-09-21 13:56:40  2026-09-21 14:13:10  LAPSED, wanted until 2026-09-21 "
-        "15:13:20: it must be added again\n"
-        "10.0.0.9:0/4    2026-09-21 13:56:40  2026-09-21 14:13:10  over\n");
+    assert_text(tool_text_show,
+                "{'volume':'rbd:rbd/web1','key':'f/2/1','place':'pool rbd','epoch':7,'mode':'exclusive',"
+                "'holders':[{'vm':'web1','uuid':'u','host':'node-a','host_id':'id-a','session':12,"
+                "'pid':4711,'state':'held','since':1790000000,"
+                "'addrs':['10.0.0.1:0/123','10.0.0.1:0/124']}],"
+                "'claim':{'host':'node-b','vm':'web1','since':1790000000,'addrs':['10.0.0.1:0/123']},"
+                "'fenced':[{'addr':'10.0.0.9:0/1','at':1789999000,'until':1790000100,'wanted':1790000100},"
+                "{'addr':'10.0.0.9:0/2','at':1789999000,'until':1790000100,'wanted':1790003600},"
+                "{'addr':'10.0.0.9:0/3','at':1789999000,'until':1789999990,'wanted':1790003600},"
+                "{'addr':'10.0.0.9:0/4','at':1789999000,'until':1789999990,'wanted':1789999990}],"
+                "'watchers':['10.0.0.1:0/123'],"
+                "'lock_owner':{'entity':'client.4123','addr':'10.0.0.1:0/123','managed':true},"
+                "'exclusive_lock_feature':true}",
+                "Volume          rbd:rbd/web1, in pool rbd\n"
+                "Key             f/2/1\n"
+                "Lease           exclusive, epoch 7\n"
+                "Holder          VM web1 (u)\n"
+                "                on host node-a (id id-a, session 12), process 4711\n"
+                "                held since 2026-09-21 14:13:20\n"
+                "                addresses to fence: 10.0.0.1:0/123, 10.0.0.1:0/124\n"
+                "Claim           host node-b takes it over for VM web1 since 2026-09-21 14:13:20\n"
+                "                and fences: 10.0.0.1:0/123\n"
+                "Lock owner      10.0.0.1:0/123 (client.4123)\n"
+                "Watchers        10.0.0.1:0/123\n"
+                "\n"
+                "FENCED ADDRESS  SINCE                UNTIL                NOTE\n"
+                "10.0.0.9:0/1    2026-09-21 13:56:40  2026-09-21 14:15:00  -\n"
+                "10.0.0.9:0/2    2026-09-21 13:56:40  2026-09-21 14:15:00  lapses earlier than wanted "
+                "(2026-09-21 15:13:20)\n"
+                "10.0.0.9:0/3    2026-09-21 13:56:40  2026-09-21 14:13:10  LAPSED, wanted until 2026-09-21 "
+                "15:13:20: it must be added again\n"
+                "10.0.0.9:0/4    2026-09-21 13:56:40  2026-09-21 14:13:10  over\n");
 }
 
 static void
 test_show_free(void)
 {
-    assert_text(
-        tool_text_show,
-        "{'volume':'rbd:rbd/web1','key':'f/2/1','place':'pool rbd','epoch':8,"
-        "'mode':'exclusive','holders':[],'claim':null,'fenced':[],'watchers':[],"
-        "'lock_owner':null,'exclusive_lock_feature':false}",
-        "Volume          rbd:rbd/web1, in pool rbd\n"
-        "Key             f/2/1\n"
-        "Lease           free, epoch 8\n"
-        "Lock owner      none\n"
-        "Watchers        none: no client has the image open\n"
-        "Features        exclusive-lock is off: only the recorded addresses can be fenced\n");
+    assert_text(tool_text_show,
+                "{'volume':'rbd:rbd/web1','key':'f/2/1','place':'pool rbd','epoch':8,"
+                "'mode':'exclusive','holders':[],'claim':null,'fenced':[],'watchers':[],"
+                "'lock_owner':null,'exclusive_lock_feature':false}",
+                "Volume          rbd:rbd/web1, in pool rbd\n"
+                "Key             f/2/1\n"
+                "Lease           free, epoch 8\n"
+                "Lock owner      none\n"
+                "Watchers        none: no client has the image open\n"
+                "Features        exclusive-lock is off: only the recorded addresses can be fenced\n");
 }
 
 static void
@@ -182,16 +175,15 @@ test_fence(void)
 {
     assert_text(tool_text_fence, "{'host':'node-b','host_id':'id-b','leases':[]}",
                 "Host node-b (id id-b): its session is ended.\nIt held no lease.\n");
-    assert_text(
-        tool_text_fence,
-        "{'host':'node-b','host_id':'id-b','leases':[{'volume':'rbd:rbd/db','place':'pool rbd',"
-        "'vm':'db','fenced':['10.0.0.2:0/1','10.0.0.2:0/2']},"
-        "{'volume':'rbd:rbd/new','vm':'new','fenced':[]}]}",
-        "Host node-b (id id-b): its session is ended.\n"
-        "These leases are free now:\n"
-        "    VOLUME       VM   FENCED ADDRESSES\n"
-        "    rbd:rbd/db   db   10.0.0.2:0/1, 10.0.0.2:0/2\n"
-        "    rbd:rbd/new  new  -\n");
+    assert_text(tool_text_fence,
+                "{'host':'node-b','host_id':'id-b','leases':[{'volume':'rbd:rbd/db','place':'pool rbd',"
+                "'vm':'db','fenced':['10.0.0.2:0/1','10.0.0.2:0/2']},"
+                "{'volume':'rbd:rbd/new','vm':'new','fenced':[]}]}",
+                "Host node-b (id id-b): its session is ended.\n"
+                "These leases are free now:\n"
+                "    VOLUME       VM   FENCED ADDRESSES\n"
+                "    rbd:rbd/db   db   10.0.0.2:0/1, 10.0.0.2:0/2\n"
+                "    rbd:rbd/new  new  -\n");
 }
 
 static void
@@ -202,13 +194,12 @@ test_release(void)
     assert_text(tool_text_release, "{'volume':'rbd:rbd/db','fenced':[]}",
                 "rbd:rbd/db: its lease is free. Fenced: nothing, as no client address was recorded "
                 "or seen\n");
-    assert_text(
-        tool_text_release,
-        "{'volume':'rbd:rbd/db','watchers':['10.0.0.2:0/1'],'lock_owner':{'entity':'client.4',"
-        "'addr':'10.0.0.2:0/1','managed':true},'exclusive_lock_feature':true}",
-        "rbd:rbd/db: its lease is free, and nothing was fenced.\n"
-        "These clients have it open and can still write: 10.0.0.2:0/1\n"
-        "Lock owner      10.0.0.2:0/1 (client.4)\n");
+    assert_text(tool_text_release,
+                "{'volume':'rbd:rbd/db','watchers':['10.0.0.2:0/1'],'lock_owner':{'entity':'client.4',"
+                "'addr':'10.0.0.2:0/1','managed':true},'exclusive_lock_feature':true}",
+                "rbd:rbd/db: its lease is free, and nothing was fenced.\n"
+                "These clients have it open and can still write: 10.0.0.2:0/1\n"
+                "Lock owner      10.0.0.2:0/1 (client.4)\n");
     assert_text(tool_text_release, "{'volume':'rbd:rbd/db','watchers':[],'lock_owner':null}",
                 "rbd:rbd/db: its lease is free, and nothing was fenced.\n"
                 "No client has it open.\n");
@@ -226,8 +217,8 @@ test_strange(void)
         "'claim':{},'lock_owner':{'managed':1},'version':7,'host':{},'volume':[]}",
         "{'holders':[{'since':9223372036854775807,'vm':'\\u001b[2J'}],'vms':-1}",
     };
-    static const ToolText texts[] = {tool_text_status, tool_text_list, tool_text_show,
-                                     tool_text_fence, tool_text_release};
+    static const ToolText texts[] = {tool_text_status, tool_text_list, tool_text_show, tool_text_fence,
+                                     tool_text_release};
 
     for (guint i = 0; i < G_N_ELEMENTS(answers); i++)
         for (guint k = 0; k < G_N_ELEMENTS(texts); k++) {

@@ -41,7 +41,8 @@ static gboolean
 ask(Case *c)
 {
     case_again(c);
-    return vl_verdict_get(c->world->daemon->verdicts, c->world->place, &c->ask, c->b->session, &c->call, &c->verdict, &c->error);
+    return vl_verdict_get(c->world->daemon->verdicts, c->world->place, &c->ask, c->b->session, &c->call, &c->verdict,
+                          &c->error);
 }
 
 static void

@@ -59,10 +59,9 @@ static void
 test_bad_rbd_names(void)
 {
     static const char *const bad[] = {
-        "",         "/",        "//",         "///",         "rbd",        "rbd/",
-        "/vm1",     "rbd//vm1", "rbd/ns/",    "rbd//",       "a/b/c/d",    "/a/b",
-        "rbd/@s",   "rbd/vm1@", "rbd/v@a@b",  "rbd/vm1@a/b", "rbd/n@s/vm", "rbd/ns/@s",
-        "rbd/v\nm", "r\tbd/vm", "rbd/v\x7fm", "rbd/v\x01",   "@",          "rbd@s",
+        "",           "/",         "//",       "///",      "rbd",        "rbd/",      "/vm1",      "rbd//vm1",
+        "rbd/ns/",    "rbd//",     "a/b/c/d",  "/a/b",     "rbd/@s",     "rbd/vm1@",  "rbd/v@a@b", "rbd/vm1@a/b",
+        "rbd/n@s/vm", "rbd/ns/@s", "rbd/v\nm", "r\tbd/vm", "rbd/v\x7fm", "rbd/v\x01", "@",         "rbd@s",
     };
     for (gsize i = 0; i < G_N_ELEMENTS(bad); i++) {
         struct vl_volume_spec spec = {.path = (char *)"untouched"};
@@ -244,8 +243,8 @@ put_attribute(const Fixture *fixture, int number, const char *name, const char *
 
 /* A device as the kernel shows it; `ns` NULL for a kernel without namespaces. */
 static void
-put_krbd(const Fixture *fixture, int number, const char *pool, const char *ns, const char *image,
-         const char *snap, const char *addr)
+put_krbd(const Fixture *fixture, int number, const char *pool, const char *ns, const char *image, const char *snap,
+         const char *addr)
 {
     put_attribute(fixture, number, "pool", pool);
     put_attribute(fixture, number, "name", image);
@@ -400,8 +399,7 @@ test_krbd_invisible(Fixture *fixture, gconstpointer unused)
     vl_volume_spec_clear(&spec);
     check(fixture, "dev/rbd/lonely", "dev/rbd/lonely");
     /* No /dev/rbd, no krbd in this kernel at all */
-    g_assert_cmpint(
-        vl_volume_from_path("/nowhere/dev/rbd/a/b", "/nowhere/sys", "/nowhere/dev", &spec), ==, 0);
+    g_assert_cmpint(vl_volume_from_path("/nowhere/dev/rbd/a/b", "/nowhere/sys", "/nowhere/dev", &spec), ==, 0);
     assert_display(&spec, "rbd:a/b");
     vl_volume_spec_clear(&spec);
 }
@@ -459,8 +457,7 @@ test_krbd_client(Fixture *fixture, gconstpointer unused)
     check_client(fixture, "some/file", -ENXIO, NULL);
     char *got = NULL;
     g_assert_cmpint(vl_volume_krbd_client(NULL, fixture->sys, fixture->dev, &got), ==, -EINVAL);
-    g_assert_cmpint(vl_volume_krbd_client("dev/rbd0", fixture->sys, fixture->dev, &got), ==,
-                    -EINVAL);
+    g_assert_cmpint(vl_volume_krbd_client("dev/rbd0", fixture->sys, fixture->dev, &got), ==, -EINVAL);
     /* One image mapped twice: the link says which, a bare name does not. */
     put_krbd(fixture, 3, "rbd", "", "vm1", "-", "10.0.0.1:0/666");
     check_client(fixture, "dev/rbd/rbd/vm1", 0, "10.0.0.1:0/111");
@@ -530,14 +527,12 @@ test_odd_paths(Fixture *fixture, gconstpointer unused)
     struct vl_volume_spec spec = {.path = (char *)"untouched"};
     static const char *const relative[] = {"", "a", "./a", "../a", "~/a", "file:///a"};
     for (gsize i = 0; i < G_N_ELEMENTS(relative); i++)
-        g_assert_cmpint(vl_volume_from_path(relative[i], fixture->sys, fixture->dev, &spec), ==,
-                        -EINVAL);
+        g_assert_cmpint(vl_volume_from_path(relative[i], fixture->sys, fixture->dev, &spec), ==, -EINVAL);
     g_assert_cmpstr(spec.path, ==, "untouched");
     g_assert_cmpint(vl_volume_from_path("//", fixture->sys, fixture->dev, &spec), ==, 0);
     assert_display(&spec, "file:/");
     vl_volume_spec_clear(&spec);
-    g_assert_cmpint(vl_volume_from_path("/vl-no-such-dir", fixture->sys, fixture->dev, &spec), ==,
-                    0);
+    g_assert_cmpint(vl_volume_from_path("/vl-no-such-dir", fixture->sys, fixture->dev, &spec), ==, 0);
     assert_display(&spec, "file:/vl-no-such-dir");
     vl_volume_spec_clear(&spec);
 
