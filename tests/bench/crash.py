@@ -45,10 +45,10 @@ def start(vm, host, timeout=TIMEOUT_S):
     return {"create": created, "write": time.monotonic() - began}
 
 
-def plain_starts(case, repeat):
+def plain_starts(case, repeat, disks=1):
     starts = []
     for _ in range(repeat + 1):
-        vm = case.new_vm()
+        vm = case.new_vm(disks)
         starts.append(start(vm, case.hosts[1]))
         vm.destroy(case.hosts[1])
     return starts[1:]       # the first one fills caches
@@ -110,6 +110,8 @@ def run(place, options):
     ours, plain = Case(place, "ours", "virtlease"), Case(place, "plain", None)
     cases["no crash, no lock manager"] = medians(plain_starts(plain, options.repeat))
     cases["no crash, virtlease"] = medians(plain_starts(ours, options.repeat))
+    cases[f"no crash, no lock manager, {MANY_DISKS} disks"] = medians(plain_starts(plain, options.repeat, MANY_DISKS))
+    cases[f"no crash, virtlease, {MANY_DISKS} disks"] = medians(plain_starts(ours, options.repeat, MANY_DISKS))
     note(f"crash: power loss with virtlease, {options.repeat} times")
     cases["power loss, virtlease"] = medians(crashes(ours, options.repeat))
     note(f"crash: the same with virtleasectl fence, 1 disk and {MANY_DISKS}")

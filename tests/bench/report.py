@@ -53,7 +53,7 @@ def crash_text(crash):
         else:
             rows.append([what, str(m["n"]), "–", seconds(m, "create"), seconds(m, "write")])
     said = [f"\n\nQEMU's log then: `{m['QEMU said']}`" for m in crash["cases"].values() if m.get("QEMU said")]
-    head = ["case", "n", "`virtleasectl fence`, s", "`virsh create`, s", "guest writes, s after the crash (or after `virsh create` began)"]
+    head = ["case", "n", "`virtleasectl fence`, s", "`virsh create`, s", "guest writes, s"]
     return table(head, rows) + "".join(said)
 
 
