@@ -26,6 +26,7 @@
 #define VL_PROTO_REPLY_MAX     (16 * 1024 * 1024) /* body bytes of a reply (a long list) */
 #define VL_PROTO_STRING_MAX    4096               /* one name, path, uri, state */
 #define VL_PROTO_RESOURCES_MAX 1024
+#define VL_SANLOCK_MAX         8 /* connections a child registers */
 #define VL_DEFAULT_SOCKET      "/run/virtlease/virtleased.sock"
 
 enum vl_msg_type {
@@ -59,6 +60,13 @@ enum vl_tag {
     VL_TAG_ERROR_TEXT = 18, /* string */
     VL_TAG_JSON = 19,       /* bytes, up to VL_PROTO_REPLY_MAX */
     VL_TAG_ID = 20,         /* u64, libvirt's number of the domain; absent when it does not run */
+    /* In the reply to REGISTER: register so many connections with sanlock, then send REGISTER once more. */
+    VL_TAG_SANLOCK_WANT = 21, /* u64, 1 to VL_SANLOCK_MAX */
+    VL_TAG_SANLOCK_PATH = 22, /* string: the program sanlock runs when the lockspace fails */
+    VL_TAG_SANLOCK_ARGS = 23, /* string: its arguments */
+    /* In that second REGISTER: */
+    VL_TAG_SANLOCK_FD = 24,    /* u64, repeated: registered descriptors of the child */
+    VL_TAG_SANLOCK_ERROR = 25, /* string: why there are none */
 };
 
 /* A message being built: init, add fields, finish, write out, free. A failed allocation or an

@@ -14,8 +14,8 @@
 static char **
 spec_strings(struct vl_volume_spec *spec, size_t i)
 {
-    char **strings[] = {&spec->pool, &spec->ns,   &spec->image,   &spec->conf,    &spec->mon_hosts,
-                        &spec->path, &spec->fsid, &spec->pool_id, &spec->image_id};
+    char **strings[] = {&spec->pool, &spec->ns,      &spec->image,    &spec->conf,    &spec->mon_hosts, &spec->path,
+                        &spec->fsid, &spec->pool_id, &spec->image_id, &spec->written, &spec->space,     &spec->key};
     return i < sizeof strings / sizeof *strings ? strings[i] : NULL;
 }
 
@@ -50,13 +50,21 @@ same(const char *a, const char *b)
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
+static bool
+is_spelled(const struct vl_volume_spec *spec, const char *path)
+{
+    return spec->kind == VL_VOLUME_FILE && spec->written && path && strcmp(spec->written, path) == 0;
+}
+
 bool
 vl_volume_spec_equal(const struct vl_volume_spec *a, const struct vl_volume_spec *b)
 {
     if (a->kind != b->kind)
         return false;
+    if (a->kind == VL_VOLUME_LEASE)
+        return same(a->space, b->space) && same(a->key, b->key) && same(a->path, b->path) && a->offset == b->offset;
     if (a->kind != VL_VOLUME_RBD)
-        return same(a->path, b->path);
+        return same(a->path, b->path) || is_spelled(a, b->path) || is_spelled(b, a->path);
     return same(a->pool, b->pool) && same(a->ns, b->ns) && same(a->image, b->image) && same(a->conf, b->conf) &&
            same(a->mon_hosts, b->mon_hosts);
 }
@@ -91,6 +99,10 @@ vl_volume_display(const struct vl_volume_spec *spec)
         return printable("file:", spec->path ? spec->path : "");
     if (spec->kind == VL_VOLUME_OTHER)
         return printable("", spec->path ? spec->path : "");
+    if (spec->kind == VL_VOLUME_LEASE) {
+        autofree char *name = vl_format("%s/%s", spec->space ? spec->space : "", spec->key ? spec->key : "");
+        return name ? printable("lease:", name) : NULL;
+    }
     const char *ns = spec->ns ? spec->ns : "";
     autofree char *name =
         vl_format("%s/%s%s%s", spec->pool ? spec->pool : "", ns, *ns ? "/" : "", spec->image ? spec->image : "");

@@ -12,9 +12,10 @@
 #include <stddef.h>
 
 enum vl_volume_kind {
-    VL_VOLUME_RBD,  /* librbd network disk or krbd block device */
-    VL_VOLUME_FILE, /* file, block device or directory: path */
-    VL_VOLUME_OTHER /* a network disk no backend knows (iscsi, nbd, ...) */
+    VL_VOLUME_RBD,   /* librbd network disk or krbd block device */
+    VL_VOLUME_FILE,  /* file, block device or directory: path */
+    VL_VOLUME_OTHER, /* a network disk no backend knows (iscsi, nbd, ...) */
+    VL_VOLUME_LEASE, /* a <lease> device in a sanlock lockspace: space, key, path, offset */
 };
 
 /* All strings malloc'ed and owned; NULL where they do not apply. */
@@ -30,8 +31,11 @@ struct vl_volume_spec {
     /* krbd: what the kernel says the device is, NULL where it does not tell. Right even where the
      * names are not: an image renamed since it was mapped, one of another cluster. */
     char *fsid, *pool_id, *image_id;
-    char *path; /* FILE: as canonical as the file system allows; OTHER: "protocol:name"; krbd: as
-                 * given, for vl_volume_krbd_client(), no part of the name */
+    char *path;           /* FILE: as canonical as the file system allows; OTHER: "protocol:name"; krbd: as
+                           * given, for vl_volume_krbd_client(), no part of the name; LEASE: file or device it lies in */
+    char *written;        /* FILE: as libvirt spells it, no part of the name */
+    char *space, *key;    /* LEASE: lockspace and resource */
+    unsigned long offset; /* LEASE: bytes into path */
 };
 
 void vl_volume_spec_clear(struct vl_volume_spec *spec);
@@ -79,7 +83,7 @@ int vl_volume_krbd_client(const char *path, const char *sysfs, const char *dev, 
 char *vl_volume_display(const struct vl_volume_spec *spec);
 
 /* Same spelling: equal in every member that spells the volume (krbd and librbd of one name are the
- * same, and an image and its snapshot). */
+ * same, and an image and its snapshot; a file's canonical path or the one it was written as). */
 bool vl_volume_spec_equal(const struct vl_volume_spec *a, const struct vl_volume_spec *b);
 
 #endif

@@ -377,11 +377,15 @@ vl_volume_from_path(const char *path, const char *sysfs, const char *dev, struct
         if (r != -EINVAL)
             return r;
     }
-    struct vl_volume_spec spec = {.kind = VL_VOLUME_FILE};
+    struct vl_volume_spec spec = {.kind = VL_VOLUME_FILE, .written = strdup(path)};
+    if (!spec.written)
+        return -ENOMEM;
     if (name && !strchr(name, '/') && access(real, F_OK) == 0) {
         r = block_name(path, name, real_dev, sysfs, &spec.path);
-        if (r < 0)
+        if (r < 0) {
+            free(spec.written);
             return r;
+        }
     } else {
         spec.path = real;
         real = NULL;

@@ -6,13 +6,10 @@
 
 #include "lockd/disks.h"
 #include "lockd/error.h"
-#include "lockd/free.h"
-#include "lockd/hold.h"
-#include "lockd/incoming.h"
+#include "lockd/leases.h"
 #include "lockd/procinfo.h"
 #include "lockd/register.h"
 #include "lockd/statusxml.h"
-#include "lockd/take.h"
 
 #define SYSTEM_URI "qemu:///system"
 #define ATTEMPT_S  30.0
@@ -70,8 +67,11 @@ restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
     gboolean fresh = FALSE;
     gboolean held = FALSE;
+    gboolean stopped = domain->paused; /* or so a record says */
+    gboolean plain = FALSE;            /* leases without a record go with the others */
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
+        plain = plain || (lease->state == VL_LEASE_PARKED && !lease->volume->place);
         const VlHolder *holder = lease->state == VL_LEASE_PARKED ? vl_lease_holder(lease) : NULL;
         if (!holder)
             continue;
@@ -80,12 +80,13 @@ restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
         if (holder->held)
             vl_lease_set_state(lease, VL_LEASE_HELD, "held before");
         held = held || holder->held;
+        stopped = stopped || (lease->kept && !holder->held);
     }
     if (domain->paused)
         vl_park_all(daemon, vm);
     else if (held)
         vl_vm_set_running(vm, TRUE);
-    return fresh && !domain->paused;
+    return (fresh && !domain->paused) || (plain && !stopped);
 }
 
 static gboolean
@@ -206,6 +207,10 @@ ghost_job(VlDaemon *daemon, gpointer data)
     Ghost *ghost = data;
     for (guint i = 0; i < ghost->specs->len && !g_atomic_int_get(&daemon->stopping);) {
         const struct vl_volume_spec *spec = ghost->specs->pdata[i];
+        if (spec->kind != VL_VOLUME_RBD) { /* others leave no record that outlives their process */
+            i++;
+            continue;
+        }
         g_autoptr(GError) error = NULL;
         g_autoptr(VlVolume) volume =
             daemon->store->ops->resolve(daemon->store, spec, vl_deadline_in(ATTEMPT_S), &error);

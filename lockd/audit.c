@@ -7,6 +7,7 @@
 #include "lockd/error.h"
 #include "lockd/hold.h"
 #include "lockd/judge.h"
+#include "lockd/leases.h"
 #include "lockd/procinfo.h"
 #include "lockd/rescan.h"
 #include "lockd/take.h"
@@ -19,8 +20,8 @@
 
 /* A QEMU that never held its lease has no business running at all (R4); one that did gets what the administrator
  * chose. Its writes are refused by the storage either way: whoever took the lease fenced it first. */
-static void
-lose(VlDaemon *daemon, VlVm *vm, VlLease *lease, const char *why)
+void
+vl_lose(VlDaemon *daemon, VlVm *vm, VlLease *lease, const char *why)
 {
     vl_lease_set_state(lease, VL_LEASE_LOST, why);
     if (!vm->ever_held) {
@@ -127,7 +128,7 @@ audit_lease(VlDaemon *daemon, VlVm *vm, VlTake *take)
     if (!holder) {
         const VlHolder *other = take->record->holders->len ? take->record->holders->pdata[0] : NULL;
         g_autofree char *who = other ? vl_holder_describe(other) : g_strdup("its record is free");
-        lose(daemon, vm, lease, who);
+        vl_lose(daemon, vm, lease, who);
         return;
     }
     if (take->record->claim) {
@@ -141,23 +142,20 @@ audit_lease(VlDaemon *daemon, VlVm *vm, VlTake *take)
     }
     vl_lease_set_record(lease, g_bytes_ref(take->look.record), vl_record_copy(take->record));
     if ((take->record->claim || !still_watched(take, holder)) && is_fenced(take, &error)) {
-        lose(daemon, vm, lease, "the clients of its QEMU are fenced");
+        vl_lose(daemon, vm, lease, "the clients of its QEMU are fenced");
         return;
     }
     put_right(daemon, vm, take);
     check_strangers(daemon, vm, take);
 }
 
-static void
-audit_in(VlDaemon *daemon, VlVm *vm, VlPlace *place)
+void
+vl_audit_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
 {
     g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
     g_autoptr(GError) error = NULL;
-    for (guint i = 0; i < vm->leases->len && !g_atomic_int_get(&vm->exited); i++) {
-        VlLease *lease = vm->leases->pdata[i];
-        if (vl_lease_is_ours(lease) && (!place || lease->volume->place == place))
-            g_ptr_array_add(takes, vl_take_new(lease));
-    }
+    for (guint i = 0; i < leases->len; i++)
+        g_ptr_array_add(takes, vl_take_new(leases->pdata[i]));
     if (!vl_take_look(takes, VL_LOOK_RECORD | VL_LOOK_WATCHERS, vl_deadline_in(STEP_S), &error)) {
         g_warning("VM %s: its leases cannot be checked: %s", vm->name, error->message);
         return;
@@ -169,7 +167,7 @@ audit_in(VlDaemon *daemon, VlVm *vm, VlPlace *place)
 void
 vl_audit_vm(VlDaemon *daemon, VlVm *vm)
 {
-    audit_in(daemon, vm, NULL);
+    vl_audit_leases(daemon, vm, NULL);
 }
 
 /* ---- jobs ---- */
@@ -196,7 +194,7 @@ audit_job(VlDaemon *daemon, gpointer data)
         g_atomic_int_set(&audit->vm->audit_soon, 1); /* a call is at it */
         return;
     }
-    audit_in(daemon, audit->vm, audit->place);
+    vl_audit_leases(daemon, audit->vm, audit->place);
     gboolean leftover = audit->vm->leftover;
     g_mutex_unlock(&audit->vm->op);
     if (leftover)

@@ -16,6 +16,10 @@ void vl_audit_soon(VlDaemon *daemon);
 void vl_audit_place(VlDaemon *daemon, VlPlace *place);
 /* One VM's leases, now. Its operation lock held. */
 void vl_audit_vm(VlDaemon *daemon, VlVm *vm);
+/* VlBackendOps.audit for lease records. */
+void vl_audit_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
+/* The lease is somebody else's, or what it stood for is gone: logs, and does to the VM what the administrator chose. */
+void vl_lose(VlDaemon *daemon, VlVm *vm, VlLease *lease, const char *why);
 /* Fences that lapsed too early are set again. Called from the main loop every second. */
 void vl_refence_begin(VlDaemon *daemon);
 

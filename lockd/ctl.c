@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "lockd/audit.h"
+#include "lockd/backend.h"
 #include "lockd/error.h"
 #include "lockd/fencehost.h"
 #include "lockd/identity.h"
@@ -62,6 +63,9 @@ ctl_status(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *o
         json_builder_end_object(out);
     }
     json_builder_end_array(out);
+    for (guint b = 0; vl_backends[b]; b++)
+        if (vl_backends[b]->status)
+            vl_backends[b]->status(daemon, out);
     return TRUE;
 }
 
@@ -81,10 +85,9 @@ lease_out(JsonBuilder *out, const VlDaemon *daemon, const VlVm *vm, const VlLeas
     vl_json_int(out, "pid", vm->who.pid);
     vl_json_string(out, "host", daemon->host->name);
     vl_json_int(out, "since", holder ? holder->since : lease->since);
-    vl_json_int(out, "epoch", lease->record ? (gint64)lease->record->epoch : 0);
-    vl_json_addrs(out, "addrs", holder ? holder->addrs : NULL);
-    if (lease->record)
-        vl_json_fenced(out, lease->record);
+    vl_json_string(out, "backend", vl_backend_of(lease->volume)->name);
+    if (vl_backend_of(lease->volume)->list)
+        vl_backend_of(lease->volume)->list(lease, out);
     json_builder_end_object(out);
 }
 
@@ -167,7 +170,7 @@ ctl_list(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out
 
 /* ---- show ---- */
 
-/* A volume as people write it: "rbd:POOL/IMAGE", "POOL/IMAGE", "POOL/NS/IMAGE", or an rbd path. */
+/* A volume as people write it: "rbd:POOL/IMAGE", "POOL/IMAGE", "POOL/NS/IMAGE", or a path. */
 static VlVolume *
 find_volume(VlDaemon *daemon, const char *name, const VlCall *call, GError **error)
 {
@@ -176,14 +179,19 @@ find_volume(VlDaemon *daemon, const char *name, const VlCall *call, GError **err
         vl_set_error(error, VL_ERR_PROTOCOL, "no volume named; say for example: rbd/vm1");
         return NULL;
     }
-    const char *plain = g_str_has_prefix(name, "rbd:") ? name + 4 : name;
+    const char *plain = g_str_has_prefix(name, "rbd:") ? name + 4 : g_str_has_prefix(name, "file:/") ? name + 5 : name;
     int r = *plain == '/' ? vl_volume_from_path(plain, "/sys", "/dev", &spec) : vl_volume_parse_rbd(plain, &spec);
     VlVolume *volume = NULL;
-    if (r < 0 || spec.kind != VL_VOLUME_RBD)
+    g_autoptr(GError) local = NULL;
+    if (r < 0)
         vl_set_error(error, VL_ERR_PROTOCOL,
-                     "\"%s\" does not name an RBD image; say POOL/IMAGE or POOL/NAMESPACE/IMAGE", name);
+                     "\"%s\" does not name a volume; say POOL/IMAGE, POOL/NAMESPACE/IMAGE or an absolute path", name);
     else
-        volume = daemon->store->ops->resolve(daemon->store, &spec, vl_call_within(call, STEP_S * 2), error);
+        volume = vl_backend_resolve(daemon, &spec, vl_call_within(call, STEP_S * 2), &local);
+    if (local)
+        g_propagate_error(error, g_steal_pointer(&local));
+    else if (r >= 0 && !volume)
+        vl_set_error(error, VL_ERR_MISSING, "%s: by the rules in virtleased.conf it gets no lease", name);
     vl_volume_spec_clear(&spec);
     return volume;
 }
@@ -192,24 +200,12 @@ static gboolean
 ctl_show(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
 {
     g_autoptr(VlVolume) volume = find_volume(daemon, operand(args), call, error);
-    VlLook look = {.volume = volume};
     if (!volume)
         return FALSE;
-    if (!volume->place->store->ops->look(&look, 1, VL_LOOK_ALL, vl_call_within(call, STEP_S))) {
-        g_propagate_error(error, g_steal_pointer(&look.error));
-        vl_look_clear(&look);
-        return FALSE;
-    }
-    g_autoptr(VlRecord) record = vl_record_parse(volume->display, look.record, error);
-    if (record) {
-        vl_json_string(out, "volume", volume->display);
-        vl_json_string(out, "key", volume->key);
-        vl_json_string(out, "place", volume->place->display);
-        vl_json_record(out, record);
-        vl_json_look(out, &look);
-    }
-    vl_look_clear(&look);
-    return record != NULL;
+    vl_json_string(out, "volume", volume->display);
+    vl_json_string(out, "key", volume->key);
+    vl_json_string(out, "backend", vl_backend_of(volume)->name);
+    return vl_backend_of(volume)->show(daemon, volume, call, out, error);
 }
 
 /* ---- fence, release ---- */
@@ -233,6 +229,14 @@ ctl_release(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *
         return FALSE;
     }
     g_autoptr(VlVolume) volume = find_volume(daemon, operand(args), call, error);
+    if (volume && !volume->place) {
+        vl_set_error(
+            error, VL_ERR_NOT_PERMITTED,
+            "%s is guarded by %s: its lease ends with the process that has it, stop that VM (virtleasectl show "
+            "tells which)",
+            volume->display, vl_backend_of(volume)->name);
+        return FALSE;
+    }
     gboolean ok = volume && vl_force_release(daemon, volume, has_arg(args, "--no-fence"), call, out, error);
     if (ok)
         vl_audit_place(daemon, volume->place); /* if it was ours, say so at once */

@@ -20,8 +20,9 @@ typedef struct {
     VlVerdicts *verdicts;
     VlVms *vms;
     VlJournal *journal;
-    GThreadPool *jobs;  /* background work: vl_daemon_run() */
-    GHashTable *claims; /* ids of the claims this daemon is working on; guarded by claims_lock */
+    GHashTable *backends; /* VlBackendOps -> its state; NULL in tests of records only */
+    GThreadPool *jobs;    /* background work: vl_daemon_run() */
+    GHashTable *claims;   /* ids of the claims this daemon is working on; guarded by claims_lock */
     GMutex claims_lock;
     gint ready;     /* atomic: VMs that ran before us are in the table */
     gint main_tick; /* atomic: seconds of monotonic time at the main loop's last sign of life */

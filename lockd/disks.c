@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/disks.h"
 
+#include "lockd/backend.h"
 #include "lockd/error.h"
 
 #define XML_WAIT_S  5.0
@@ -50,9 +51,8 @@ static gpointer
 resolve_run(gpointer data)
 {
     Resolve *resolve = data;
-    VlStore *store = resolve->daemon->store;
     if (!resolve->error)
-        resolve->volume = store->ops->resolve(store, &resolve->spec, resolve->deadline, &resolve->error);
+        resolve->volume = vl_backend_resolve(resolve->daemon, &resolve->spec, resolve->deadline, &resolve->error);
     return NULL;
 }
 
@@ -78,8 +78,9 @@ note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
     static GMutex lock;
     static GHashTable *said;
     g_autofree char *line =
-        g_strdup_printf("VM %s: disk %s (%s) gets no lease: virtlease does not manage its kind of storage", vm->name,
-                        disk->target ? disk->target : "?", name);
+        g_strdup_printf("VM %s: disk %s (%s) gets no lease: %s", vm->name, disk->target ? disk->target : "?", name,
+                        disk->spec.kind == VL_VOLUME_OTHER ? "virtlease does not manage its kind of storage"
+                                                           : "the rules in virtleased.conf say none");
     g_mutex_lock(&lock);
     if (!said)
         said = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
@@ -89,9 +90,8 @@ note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
         g_message("%s", line);
 }
 
-/* What this backend leases: RBD network disks and krbd paths. Files get their backends later; a network
- * disk of another protocol has none. NULL without error: no lease is needed. A path that cannot be told
- * from an RBD device is an error: it might be one. */
+/* A path that cannot be told from an RBD device is an error: it might be one. A network disk that no backend knows
+ * is NULL without error: no lease. */
 static Resolve *
 resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadline)
 {
@@ -104,19 +104,9 @@ resolve_new(VlDaemon *daemon, const VlVm *vm, const VlDisk *disk, gint64 deadlin
     if (r < 0)
         vl_set_error(&resolve->error, VL_ERR_MISSING, "path %s cannot be resolved: %s", disk->spec.path,
                      g_strerror(-r));
-    if (r < 0 || resolve->spec.kind == VL_VOLUME_RBD)
-        return resolve;
-    g_autofree char *name = vl_volume_display(&disk->spec);
-    if (disk->device)
-        vl_set_error(&resolve->error, VL_ERR_CONFIG, "<lease> %s is of a lockspace that virtlease does not serve",
-                     disk->spec.path);
     else if (disk->spec.kind == VL_VOLUME_OTHER && daemon->settings->unmanaged_disks == VL_UNMANAGED_REFUSE)
         vl_set_error(&resolve->error, VL_ERR_CONFIG, "no backend can lease it, and unmanaged_disks = \"refuse\"");
-    if (resolve->error)
-        return resolve;
-    note_unmanaged(vm, disk, name);
-    resolve_free(resolve);
-    return NULL;
+    return resolve;
 }
 
 /* A mapped device keeps its image when that is renamed, and may be of another cluster: then its name leads to
@@ -204,10 +194,16 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
     }
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
+        if (!resolve->volume && !resolve->error && !reads_only(resolve)) {
+            g_autofree char *name = vl_volume_display(&resolve->disk->spec);
+            note_unmanaged(vm, resolve->disk, name);
+        }
         if (!resolve->volume || resolve->error)
             continue;
-        if (reads_only(resolve))
+        if (reads_only(resolve) && resolve->volume->place)
             vl_vm_add_reader(vm, resolve->volume);
+        else if (reads_only(resolve))
+            continue;
         else
             add_lease(vm, resolve, ret_new);
     }

@@ -6,9 +6,9 @@
 #include "lockd/daemon.h"
 #include "lockd/statusxml.h"
 
-/* Adds to `vm` a lease (state NONE) for every read-write RBD disk of `domain` that it has none for yet, and a
- * reader entry for each readonly one; appends the new leases (borrowed) to ret_new. All volumes are resolved at
- * the same time. FALSE when one cannot be: nothing is added then. VM's operation lock held. */
+/* Adds to `vm` a lease (state NONE) for every read-write disk of `domain` that some backend guards and that it has none
+ * for yet, and a reader entry for each readonly RBD one; appends the new leases (borrowed) to ret_new. All volumes are
+ * resolved at the same time. FALSE when one cannot be: nothing is added then. VM's operation lock held. */
 gboolean vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GPtrArray *ret_new,
                       GError **error);
 

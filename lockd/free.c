@@ -11,7 +11,6 @@
 
 #define STEP_S    6
 #define FENCE_S   15
-#define RETRY_S   2.0
 #define AT_ONCE_S 5 /* a dead client's watch stays longer than this: if gone by now, it was given back */
 
 static gint64
@@ -28,16 +27,6 @@ takes_to_free(GPtrArray *leases)
         if (((VlLease *)leases->pdata[i])->state == VL_LEASE_FREEING)
             g_ptr_array_add(takes, vl_take_new(leases->pdata[i]));
     return takes;
-}
-
-static void
-set_freeing(GPtrArray *leases, const char *reason)
-{
-    for (guint i = 0; i < leases->len; i++) {
-        VlLease *lease = leases->pdata[i];
-        if (lease->state != VL_LEASE_FREE)
-            vl_lease_set_state(lease, VL_LEASE_FREEING, reason);
-    }
 }
 
 /* Give-back (R1): this QEMU came by migration and never wrote, so the source's memory is as good as ever. Proof is
@@ -98,31 +87,24 @@ write_freed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const GPtrArray *fence
     return ok;
 }
 
-static void
-unindex(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
+gboolean
+vl_free_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
+{
+    g_autoptr(GPtrArray) takes = takes_to_free(leases);
+    return vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), error) &&
+           write_freed(daemon, vm, takes, NULL, error);
+}
+
+void
+vl_forget_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
 {
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
-        if (lease->state != VL_LEASE_FREE)
-            continue;
         g_autoptr(GPtrArray) keys = g_ptr_array_new();
         VlPlace *place = lease->volume->place;
         g_ptr_array_add(keys, lease->volume->key);
         (void)place->store->ops->index_del(place, daemon->host->id, keys, vl_deadline_in(STEP_S), NULL);
     }
-}
-
-void
-vl_free_leases(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *reason)
-{
-    g_autoptr(GError) error = NULL;
-    set_freeing(leases, reason);
-    g_autoptr(GPtrArray) takes = takes_to_free(leases);
-    if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), &error) ||
-        !write_freed(daemon, vm, takes, NULL, &error))
-        g_warning("VM %s: not every lease could be freed: %s; tried again when its process is gone", vm->name,
-                  error->message);
-    unindex(daemon, vm, leases);
 }
 
 /* ---- exit ---- */
@@ -252,10 +234,10 @@ drop_hopeless(GPtrArray *takes)
     }
 }
 
-static gboolean
-exit_round(VlDaemon *daemon, VlVm *vm, GError **error)
+gboolean
+vl_exit_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
 {
-    g_autoptr(GPtrArray) takes = takes_to_free(vm->leases);
+    g_autoptr(GPtrArray) takes = takes_to_free(leases);
     g_autoptr(GPtrArray) fenced = g_ptr_array_new_with_free_func((GDestroyNotify)vl_fenced_free);
     if (!vl_take_look(takes, VL_LOOK_ALL, vl_deadline_in(STEP_S), error)) {
         drop_hopeless(takes);
@@ -274,64 +256,4 @@ exit_round(VlDaemon *daemon, VlVm *vm, GError **error)
         return FALSE;
     VL_FAULT("exit-after-fence");
     return write_freed(daemon, vm, takes, fenced, error);
-}
-
-static gboolean
-all_free(const GPtrArray *leases)
-{
-    for (guint i = 0; i < leases->len; i++)
-        if (((VlLease *)leases->pdata[i])->state != VL_LEASE_FREE)
-            return FALSE;
-    return TRUE;
-}
-
-static void
-exit_job(VlDaemon *daemon, gpointer data)
-{
-    VlVm *vm = data;
-    g_mutex_lock(&vm->op);
-    if (vm->gone) {
-        g_mutex_unlock(&vm->op);
-        return;
-    }
-    g_message("VM %s: process %" G_GINT64_FORMAT " is gone; freeing %u lease(s)", vm->name, vm->who.pid,
-              vm->leases->len);
-    set_freeing(vm->leases, "its process is gone");
-    for (guint attempt = 0; !all_free(vm->leases) && !g_atomic_int_get(&daemon->stopping); attempt++) {
-        g_autoptr(GError) error = NULL;
-        if (exit_round(daemon, vm, &error))
-            continue;
-        if (error)
-            g_warning("VM %s: leases of its dead process not free yet: %s", vm->name, error->message);
-        if (vl_error_code(error) != VL_ERR_CHANGED) {
-            g_mutex_unlock(&vm->op);
-            vl_clock_sleep_until(vl_deadline_in(attempt ? RETRY_S : 0.2), NULL);
-            g_mutex_lock(&vm->op);
-        }
-    }
-    if (all_free(vm->leases)) {
-        unindex(daemon, vm, vm->leases);
-        vl_journal_remove(daemon->journal, &vm->who);
-        vl_vms_remove(daemon->vms, vm);
-    }
-    g_mutex_unlock(&vm->op);
-}
-
-/* A main loop that hung, or a daemon that was stopped, hears of an exit late: it may have been at any time since its
- * last tick. */
-static gint64
-exit_time(VlDaemon *daemon)
-{
-    gint64 tick = (gint64)g_atomic_int_get(&daemon->main_tick) * G_USEC_PER_SEC;
-    gint64 now = vl_clock_now();
-    return tick ? MIN(tick, now) : now;
-}
-
-void
-vl_exit_begin(VlDaemon *daemon, VlVm *vm)
-{
-    if (!vm->exited_at)
-        vm->exited_at = exit_time(daemon);
-    g_atomic_int_set(&vm->exited, 1);
-    vl_daemon_run(daemon, exit_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
 }

@@ -15,12 +15,6 @@
 #define PARK_ATTEMPTS   5
 #define ADDRESS_POLL_US (100 * 1000)
 
-char *
-vl_hold_state(const VlVm *vm)
-{
-    return g_strconcat(VL_STATE_PREFIX, vm->token, NULL);
-}
-
 /* ---- addresses ---- */
 
 GPtrArray *
@@ -234,41 +228,12 @@ hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, cons
 }
 
 gboolean
-vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
+vl_hold_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const VlCall *call, GError **error)
 {
     g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
-    for (guint i = 0; i < vm->leases->len; i++) {
-        VlLease *lease = vm->leases->pdata[i];
-        if (lease->state == VL_LEASE_PARKED)
-            g_ptr_array_add(takes, vl_take_new(lease));
-        else if (lease->state != VL_LEASE_HELD) {
-            vl_set_error(error, lease->state == VL_LEASE_LOST ? VL_ERR_STALE : VL_ERR_LOST,
-                         "%s: this VM's lease is %s%s. It may not run", lease->volume->display,
-                         vl_lease_state_name(lease->state),
-                         lease->state == VL_LEASE_LOST
-                             ? " (taken over or fenced meanwhile): its memory here is stale; destroy it here"
-                             : " (the log of virtleased says why)");
-            return FALSE;
-        }
-    }
-    /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them.
-     */
-    g_autofree char *token = takes->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
-    if (takes->len && !hold_takes(daemon, vm, takes, token, call, error))
-        return FALSE;
-    for (guint i = 0; i < takes->len; i++) {
-        VlLease *lease = ((VlTake *)takes->pdata[i])->lease;
-        lease->unwritten = FALSE;
-        vl_lease_set_state(lease, VL_LEASE_HELD, "CPUs may run");
-    }
-    if (takes->len) {
-        g_free(vm->token);
-        vm->token = g_steal_pointer(&token);
-    }
-    vm->ever_held = TRUE;
-    VL_FAULT("after-hold");
-    vl_vm_set_running(vm, TRUE);
-    return TRUE;
+    for (guint i = 0; i < leases->len; i++)
+        g_ptr_array_add(takes, vl_take_new(leases->pdata[i]));
+    return hold_takes(daemon, vm, takes, token, call, error);
 }
 
 /* ---- parking ---- */
@@ -323,41 +288,14 @@ park_known(VlVm *vm, GPtrArray *leases)
         vl_record_free(next[i]);
 }
 
-static void
-park_job(VlDaemon *daemon, gpointer data)
+void
+vl_park_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
 {
-    VlVm *vm = data;
-    g_autoptr(GPtrArray) parked = g_ptr_array_new();
-    g_mutex_lock(&vm->op);
-    for (guint i = 0; i < vm->leases->len; i++) {
-        VlLease *lease = vm->leases->pdata[i];
-        if (lease->unwritten && lease->state == VL_LEASE_PARKED)
-            g_ptr_array_add(parked, lease);
-    }
-    park_known(vm, parked);
-    for (guint i = 0; i < parked->len; i++) {
-        VlLease *lease = parked->pdata[i];
+    park_known(vm, leases);
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
         g_autoptr(GError) error = NULL;
-        lease->unwritten = FALSE;
         if (!park_one(vm, lease, &error))
             g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);
     }
-    g_mutex_unlock(&vm->op);
-}
-
-void
-vl_park_all(VlDaemon *daemon, VlVm *vm)
-{
-    gboolean any = FALSE;
-    for (guint i = 0; i < vm->leases->len; i++) {
-        VlLease *lease = vm->leases->pdata[i];
-        if (lease->state != VL_LEASE_HELD)
-            continue;
-        vl_lease_set_state(lease, VL_LEASE_PARKED, "CPUs stopped");
-        lease->unwritten = TRUE;
-        any = TRUE;
-    }
-    vl_vm_set_running(vm, FALSE);
-    if (any)
-        vl_daemon_run(daemon, park_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
 }

@@ -1,22 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * PARKED <-> HELD: what happens when a VM's CPUs are about to run and when they have stopped.
+ * PARKED <-> HELD of lease records: what is written when a VM's CPUs are about to run and when they have stopped.
  */
 #ifndef VL_LOCKD_HOLD_H
 #define VL_LOCKD_HOLD_H
 
 #include "lockd/daemon.h"
 
-/* All leases of the VM to HELD with a new token, the QEMU client addresses recorded first (R1-R3); all or
- * nothing. What is HELD already is answered from memory. Operation lock held. */
-gboolean vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error);
+/* VlBackendOps.hold for lease records: a new token, the QEMU client addresses recorded first (R1-R3). */
+gboolean vl_hold_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const VlCall *call,
+                         GError **error);
 
-/* All HELD leases to PARKED, at once in memory; the stored records follow in the background. Operation lock held. */
-void vl_park_all(VlDaemon *daemon, VlVm *vm);
-
-/* libvirt's lock state for this VM, VL_STATE_PREFIX and the token: malloc'ed. */
-#define VL_STATE_PREFIX "vl1:"
-char *vl_hold_state(const VlVm *vm);
+/* VlBackendOps.park for lease records. */
+void vl_park_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
 
 /* Client addresses on the volume that belong to this very QEMU: newer than the process, on an address that one of its
  * own sockets uses. */

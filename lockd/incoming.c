@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/incoming.h"
 
-#include <string.h>
-
 #include "lockd/error.h"
 #include "lockd/fault.h"
-#include "lockd/hold.h"
+#include "lockd/leases.h"
 #include "lockd/take.h"
 
 #define STEP_S   6
@@ -91,11 +89,9 @@ begin_attempt(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free
 }
 
 gboolean
-vl_incoming_begin(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free, const VlCall *call,
-                  GError **error)
+vl_incoming_begin_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GPtrArray *ret_free, const VlCall *call,
+                          GError **error)
 {
-    if (!leases->len)
-        return TRUE;
     if (!vl_take_announce(daemon, vm, leases, call, error))
         return FALSE;
     for (;;) {
@@ -162,12 +158,12 @@ finish_one(VlDaemon *daemon, VlVm *vm, VlTake *take, const char *token, GError *
 }
 
 static GPtrArray *
-still_incoming(VlVm *vm)
+still_incoming(GPtrArray *all)
 {
     g_autoptr(GPtrArray) leases = g_ptr_array_new();
-    for (guint i = 0; i < vm->leases->len; i++)
-        if (((VlLease *)vm->leases->pdata[i])->state == VL_LEASE_INCOMING)
-            g_ptr_array_add(leases, vm->leases->pdata[i]);
+    for (guint i = 0; i < all->len; i++)
+        if (((VlLease *)all->pdata[i])->state == VL_LEASE_INCOMING)
+            g_ptr_array_add(leases, all->pdata[i]);
     return takes_of(leases);
 }
 
@@ -179,12 +175,13 @@ pause_us(gint64 since)
 }
 
 gboolean
-vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *call, GError **error)
+vl_incoming_finish_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *state, const VlCall *call,
+                           GError **error)
 {
-    const char *token = state && g_str_has_prefix(state, VL_STATE_PREFIX) ? state + strlen(VL_STATE_PREFIX) : NULL;
+    g_autofree char *token = vl_state_token(state);
     gint64 began = vl_clock_now();
     for (;;) {
-        g_autoptr(GPtrArray) takes = still_incoming(vm);
+        g_autoptr(GPtrArray) takes = still_incoming(leases);
         g_autoptr(GError) local = NULL;
         gboolean ok = takes->len == 0 || vl_take_look(takes, VL_LOOK_RECORD, vl_call_within(call, STEP_S), &local);
         for (guint i = 0; i < takes->len && ok; i++)
@@ -204,10 +201,10 @@ vl_incoming_finish(VlDaemon *daemon, VlVm *vm, const char *state, const VlCall *
 /* ---- on the source, after a migration that failed ---- */
 
 void
-vl_incoming_forget(VlDaemon *daemon, VlVm *vm)
+vl_incoming_forget_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
 {
-    for (guint i = 0; i < vm->leases->len; i++) {
-        VlLease *lease = vm->leases->pdata[i];
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
         g_autoptr(GPtrArray) one = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
         VlTake *take = vl_take_new(lease);
         g_ptr_array_add(one, take);

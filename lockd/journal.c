@@ -195,6 +195,10 @@ add_spec(JsonBuilder *builder, const struct vl_volume_spec *spec)
     add_string(builder, "pool_id", spec->pool_id);
     add_string(builder, "image_id", spec->image_id);
     add_int(builder, "krbd", spec->krbd);
+    add_string(builder, "written", spec->written);
+    add_string(builder, "space", spec->space);
+    add_string(builder, "key", spec->key);
+    add_int(builder, "offset", (gint64)spec->offset);
     json_builder_end_object(builder);
 }
 
@@ -262,6 +266,10 @@ read_spec(JsonObject *object)
     spec->pool_id = get_string(object, "pool_id");
     spec->image_id = get_string(object, "image_id");
     spec->krbd = get_int(object, "krbd", 0) != 0;
+    spec->written = get_string(object, "written");
+    spec->space = get_string(object, "space");
+    spec->key = get_string(object, "key");
+    spec->offset = (unsigned long)get_int(object, "offset", 0);
     return spec;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/lease.h"
 
+#include "lockd/backend.h"
 #include "lockd/vm.h"
 
 static const char *const names[VL_LEASE_STATE_COUNT] = {"none", "taking", "incoming", "parked",
@@ -43,6 +44,8 @@ vl_lease_free(VlLease *lease)
 {
     if (!lease)
         return;
+    if (vl_backend_of(lease->volume)->lease_clear)
+        vl_backend_of(lease->volume)->lease_clear(lease);
     vl_volume_unref(lease->volume);
     vl_volume_spec_clear(&lease->spec);
     g_free(lease->target);

@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "lockd/adopt.h"
 #include "lockd/audit.h"
+#include "lockd/backend.h"
 #include "lockd/daemon.h"
 #include "lockd/error.h"
 #include "lockd/krbd.h"
@@ -174,7 +176,18 @@ daemon_open(VlDaemon *daemon, GError **error)
     daemon->verdicts = vl_verdicts_new(daemon->settings->dead_after, TRUE);
     daemon->sessions = vl_sessions_new(daemon->host, daemon->settings->dead_after, &events);
     g_atomic_int_set(&daemon->main_tick, (gint)(g_get_monotonic_time() / G_USEC_PER_SEC));
-    return TRUE;
+    return vl_backends_start(daemon, error);
+}
+
+/* One descriptor per VM and per lock file. */
+static void
+raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 /* Running VMs keep their leases: what we leave behind is a session with an announced silence. Threads of calls that
@@ -263,6 +276,7 @@ main(int argc, char **argv)
     tzset();
     g_log_set_writer_func(log_write, NULL, NULL);
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptors();
     VlDaemon *daemon = vl_daemon_new();
     daemon->settings = settings;
     return run(daemon);

@@ -7,38 +7,31 @@
 #include "lockd/disks.h"
 #include "lockd/error.h"
 #include "lockd/fault.h"
-#include "lockd/free.h"
-#include "lockd/hold.h"
-#include "lockd/incoming.h"
+#include "lockd/leases.h"
 #include "lockd/procinfo.h"
 #include "lockd/rescan.h"
-#include "lockd/take.h"
 
 #define EXIT_WAIT_S      20.0
 #define READER_SESSION_S 5.0
 #define POLL_US          (10 * 1000)
 
-static void
-spec_free(gpointer spec)
-{
-    vl_volume_spec_clear(spec);
-    g_free(spec);
-}
-
 void
 vl_request_init(VlRequest *request)
 {
-    request->devices = g_ptr_array_new_with_free_func(spec_free);
+    request->disks = g_ptr_array_new_with_free_func((GDestroyNotify)vl_disk_free);
+    request->sanlock = g_array_new(FALSE, FALSE, sizeof(int));
 }
 
 void
 vl_request_clear(VlRequest *request)
 {
-    g_clear_pointer(&request->devices, g_ptr_array_unref);
+    g_clear_pointer(&request->disks, g_ptr_array_unref);
+    g_clear_pointer(&request->sanlock, g_array_unref);
     g_clear_pointer(&request->uuid, g_free);
     g_clear_pointer(&request->name, g_free);
     g_clear_pointer(&request->uri, g_free);
     g_clear_pointer(&request->state, g_free);
+    g_clear_pointer(&request->sanlock_error, g_free);
 }
 
 /* ---- exit watch ---- */
@@ -137,16 +130,36 @@ be_asked_about_readers(VlDaemon *daemon, VlVm *vm, const VlCall *call)
     }
 }
 
+/* Backends that need something of the child first. Asked once: what it could not do is their business then. */
 static gboolean
-register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCall *call, GError **error)
+must_enrol(VlDaemon *daemon, VlVm *vm, const VlRequest *request, VlEnrol *ret_enrol)
+{
+    g_clear_pointer(&vm->sanlock, g_array_unref);
+    vm->sanlock = g_array_ref(request->sanlock);
+    g_free(vm->sanlock_error);
+    vm->sanlock_error = g_strdup(request->sanlock_error);
+    if (request->sanlock->len || request->sanlock_error)
+        return FALSE;
+    for (guint b = 0; vl_backends[b] && !ret_enrol->connections; b++)
+        if (vl_backends[b]->enrol)
+            vl_backends[b]->enrol(daemon, vm, ret_enrol);
+    return ret_enrol->connections > 0;
+}
+
+static gboolean
+register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCall *call, VlEnrol *ret_enrol,
+                GError **error)
 {
     g_autoptr(VlDomain) domain =
         vl_disks_domain(daemon, request->uri, request->name, request->uuid, vm->who.pid, call, error);
     if (!domain)
         return FALSE;
-    g_autoptr(GPtrArray) leases = g_ptr_array_new();
-    if (!vl_disks_add(daemon, vm, domain, call, leases, error))
+    g_autoptr(GPtrArray) fresh = g_ptr_array_new();
+    if (!vl_disks_add(daemon, vm, domain, call, fresh, error))
         return FALSE;
+    if (must_enrol(daemon, vm, request, ret_enrol))
+        return TRUE;
+    GPtrArray *leases = vm->leases; /* all of them are new, some since the first time we were asked */
     be_asked_about_readers(daemon, vm, call);
     g_autoptr(GPtrArray) rest = g_ptr_array_new();
     gboolean incoming = domain->async_job && g_str_equal(domain->async_job, "migration in");
@@ -155,20 +168,38 @@ register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCa
     return vl_take_all(daemon, vm, incoming ? rest : leases, daemon->settings->takeover_wait, call, error);
 }
 
+/* The same process, asking for the second time after it enrolled; NULL: it is new. */
+static VlVm *
+enrolled_vm(VlDaemon *daemon, const VlVm *vm)
+{
+    VlVm *known = vl_vms_find_incarnation(daemon->vms, &vm->who);
+    if (known && !known->enrolling)
+        g_clear_pointer(&known, vl_vm_unref);
+    return known;
+}
+
 gboolean
-vl_register(VlDaemon *daemon, const VlRequest *request, gint64 peer, VlCall *call, GError **error)
+vl_register(VlDaemon *daemon, const VlRequest *request, gint64 peer, VlCall *call, VlEnrol *ret_enrol, GError **error)
 {
     g_autoptr(VlVm) vm = vm_for_peer(daemon, request, peer, error);
     if (!vm)
         return FALSE;
+    g_autoptr(VlVm) known = enrolled_vm(daemon, vm);
+    if (known) {
+        VlVm *fresh = vm;
+        vm = g_steal_pointer(&known);
+        known = fresh;
+    }
     call->gone = &vm->exited;
-    gboolean ok = add_after_predecessor(daemon, vm, call, error);
+    gboolean ok = known || add_after_predecessor(daemon, vm, call, error);
     if (ok) {
         /* The pidfd is watched before the first compare-and-swap (R4): whatever happens to the child from
          * here on, its leases have somebody to free them. */
-        vl_watch_exit(daemon, vm);
+        if (!known)
+            vl_watch_exit(daemon, vm);
         g_mutex_lock(&vm->op);
-        ok = register_leases(daemon, vm, request, call, error);
+        ok = register_leases(daemon, vm, request, call, ret_enrol, error);
+        vm->enrolling = ok && ret_enrol->connections > 0;
         g_mutex_unlock(&vm->op);
     }
     call->gone = NULL;
@@ -214,11 +245,12 @@ vl_acquire(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **er
         return FALSE;
     call->gone = &vm->exited;
     g_mutex_lock(&vm->op);
+    gboolean attach = FALSE;
     gboolean ok = vl_incoming_finish(daemon, vm, request->state, call, error) &&
                   vl_rescan_unleased(daemon, vm, call, error) &&
-                  vl_rescan_devices(daemon, vm, request->devices, call, error);
-    /* A <lease> attached to a paused VM is for its disks to come; the CPUs do not run. */
-    if (ok && (!request->devices->len || vm->running))
+                  vl_rescan_named(daemon, vm, request->disks, call, &attach, error);
+    /* What is attached to a paused VM waits for its CPUs to run. */
+    if (ok && (!attach || vm->running))
         ok = vl_hold_all(daemon, vm, call, error);
     g_mutex_unlock(&vm->op);
     call->gone = NULL;

@@ -6,7 +6,7 @@
 #ifndef VL_LOCKD_REGISTER_H
 #define VL_LOCKD_REGISTER_H
 
-#include "lockd/daemon.h"
+#include "lockd/backend.h"
 
 /* A request as decoded. */
 typedef struct {
@@ -15,14 +15,18 @@ typedef struct {
     gint64 pid; /* of the message; REGISTER uses the peer's */
     int action;
     guint timeout_ms;
-    guint resources;    /* how many the plugin named */
-    GPtrArray *devices; /* of struct vl_volume_spec: <lease> devices; kind OTHER when not ours */
+    guint resources;     /* how many the plugin named */
+    GPtrArray *disks;    /* of VlDisk: those the plugin named, which are <lease>s, files and block devices */
+    GArray *sanlock;     /* of int: descriptors of the child that are registered with sanlock */
+    char *sanlock_error; /* why there are none although they were wanted */
 } VlRequest;
 void vl_request_init(VlRequest *request);
 void vl_request_clear(VlRequest *request);
 
-/* The forked child, before it becomes QEMU: takes all leases of the VM as PARKED. `peer` is the socket's. */
-gboolean vl_register(VlDaemon *daemon, const VlRequest *request, gint64 peer, VlCall *call, GError **error);
+/* The forked child, before it becomes QEMU: takes all leases of the VM as PARKED. `peer` is the socket's. TRUE with
+ * ret_enrol->connections: nothing is taken yet, the child must register with sanlock and ask once more. */
+gboolean vl_register(VlDaemon *daemon, const VlRequest *request, gint64 peer, VlCall *call, VlEnrol *ret_enrol,
+                     GError **error);
 /* CPUs are about to run, or a disk is about to be attached. */
 gboolean vl_acquire(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **error);
 gboolean vl_release(VlDaemon *daemon, const VlRequest *request, VlCall *call, char **ret_state, GError **error);

@@ -38,17 +38,52 @@ decode_string(const struct vl_field *field, char **target)
     return vl_field_string(field, target);
 }
 
-/* Only <lease> devices matter here: disks are read from the status XML, where RBD ones stand as well. */
-static int
-add_device(VlRequest *request, const char *space, const char *key)
+/* An RBD image has no name in libvirt's calls; it is read from the status XML. */
+typedef struct {
+    uint64_t type, flags, offset;
+    char *name, *path, *space;
+} Resource;
+
+static VlDisk *
+disk_of(const Resource *resource)
 {
-    struct vl_volume_spec *spec = g_new0(struct vl_volume_spec, 1);
-    if (g_strcmp0(space, VL_LOCKSPACE_RBD) != 0 || !key || vl_volume_parse_rbd(key, spec) < 0) {
-        spec->kind = VL_VOLUME_OTHER;
-        spec->path = g_strdup_printf("%s/%s", space ? space : "", key ? key : "");
+    VlDisk *disk = g_new0(VlDisk, 1);
+    struct vl_volume_spec *spec = &disk->spec;
+    disk->readonly = (resource->flags & 1) != 0;
+    disk->shareable = (resource->flags & 2) != 0;
+    disk->device = resource->type == 1;
+    if (!disk->device) {
+        spec->kind = VL_VOLUME_FILE;
+        spec->path = g_strdup(resource->name);
+    } else if (g_strcmp0(resource->space, VL_LOCKSPACE_RBD) != 0 || vl_volume_parse_rbd(resource->name, spec) < 0) {
+        spec->kind = VL_VOLUME_LEASE;
+        spec->space = g_strdup(resource->space ? resource->space : "");
+        spec->key = g_strdup(resource->name);
+        spec->path = g_strdup(resource->path ? resource->path : "");
+        spec->offset = (unsigned long)resource->offset;
     }
-    g_ptr_array_add(request->devices, spec);
-    return 0;
+    return disk;
+}
+
+static int
+decode_resource_field(const struct vl_field *field, Resource *resource)
+{
+    switch (field->tag) {
+    case VL_TAG_RES_TYPE:
+        return vl_field_u64(field, &resource->type);
+    case VL_TAG_RES_FLAGS:
+        return vl_field_u64(field, &resource->flags);
+    case VL_TAG_RES_OFFSET:
+        return vl_field_u64(field, &resource->offset);
+    case VL_TAG_RES_NAME:
+        return decode_string(field, &resource->name);
+    case VL_TAG_RES_PATH:
+        return decode_string(field, &resource->path);
+    case VL_TAG_RES_SPACE:
+        return decode_string(field, &resource->space);
+    default:
+        return 0;
+    }
 }
 
 static int
@@ -56,24 +91,20 @@ decode_resource(const struct vl_field *field, VlRequest *request)
 {
     struct vl_reader reader;
     struct vl_field inner;
-    uint64_t type = 0;
-    g_autofree char *key = NULL;
-    g_autofree char *space = NULL;
+    Resource resource = {0};
     int r;
     vl_reader_init(&reader, field->bytes, field->len);
-    while ((r = vl_reader_next(&reader, &inner)) > 0) {
-        if (inner.tag == VL_TAG_RES_TYPE)
-            r = vl_field_u64(&inner, &type);
-        else if (inner.tag == VL_TAG_RES_NAME)
-            r = decode_string(&inner, &key);
-        else if (inner.tag == VL_TAG_RES_SPACE)
-            r = decode_string(&inner, &space);
-        if (r < 0)
-            return r;
-    }
-    if (r == 0 && type == 1)
-        r = add_device(request, space, key);
-    return ++request->resources > VL_PROTO_RESOURCES_MAX ? -EMSGSIZE : r;
+    while ((r = vl_reader_next(&reader, &inner)) > 0)
+        if ((r = decode_resource_field(&inner, &resource)) < 0)
+            break;
+    if (r == 0 && !resource.name)
+        r = -EPROTO;
+    if (r == 0)
+        g_ptr_array_add(request->disks, disk_of(&resource));
+    free(resource.name);
+    free(resource.path);
+    free(resource.space);
+    return r == 0 && ++request->resources > VL_PROTO_RESOURCES_MAX ? -EMSGSIZE : r;
 }
 
 static int
@@ -85,6 +116,17 @@ decode_number(const struct vl_field *field, gint64 max, gint64 *ret)
         r = -ERANGE;
     if (r == 0)
         *ret = (gint64)value;
+    return r;
+}
+
+static int
+decode_descriptor(const struct vl_field *field, GArray *descriptors)
+{
+    gint64 number = 0;
+    int r = descriptors->len >= VL_SANLOCK_MAX ? -EMSGSIZE : decode_number(field, G_MAXINT32, &number);
+    int fd = (int)number;
+    if (r == 0)
+        g_array_append_val(descriptors, fd);
     return r;
 }
 
@@ -137,6 +179,10 @@ decode_field(const struct vl_field *field, Decoded *decoded)
         r = decode_number(field, G_MAXINT32, &number);
         vm->action = (int)number;
         return r;
+    case VL_TAG_SANLOCK_FD:
+        return decode_descriptor(field, vm->sanlock);
+    case VL_TAG_SANLOCK_ERROR:
+        return decode_string(field, &vm->sanlock_error);
     case VL_TAG_TIMEOUT_MS:
         r = decode_number(field, TIMEOUT_MAX_MS, &number);
         vm->timeout_ms = (guint)number;
@@ -167,12 +213,12 @@ decode(const VlIncoming *incoming, Decoded *decoded)
 
 static gboolean
 run_plugin_call(VlDaemon *daemon, const VlIncoming *incoming, Decoded *decoded, VlCall *call, char **state,
-                GError **error)
+                VlEnrol *enrol, GError **error)
 {
     const VlRequest *vm = &decoded->vm;
     switch (incoming->type) {
     case VL_MSG_REGISTER:
-        return vl_register(daemon, vm, incoming->peer_pid, call, error);
+        return vl_register(daemon, vm, incoming->peer_pid, call, enrol, error);
     case VL_MSG_ACQUIRE:
         return vl_acquire(daemon, vm, call, error);
     case VL_MSG_RELEASE:
@@ -202,6 +248,7 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
     g_autoptr(GError) error = NULL;
     g_autofree char *state = NULL;
     g_autofree char *text = NULL;
+    VlEnrol enrol = {0};
     gboolean ok = FALSE;
     vl_request_init(&decoded.vm);
     gint64 began = vl_clock_now();
@@ -215,7 +262,7 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
     else if (incoming->type == VL_MSG_CTL)
         ok = vl_ctl_run(daemon, decoded.verb, decoded.args, &call, &text, &error);
     else
-        ok = run_plugin_call(daemon, incoming, &decoded, &call, &state, &error);
+        ok = run_plugin_call(daemon, incoming, &decoded, &call, &state, &enrol, &error);
 
     vl_msg_init(reply, VL_MSG_REPLY, VL_PROTO_REPLY_MAX);
     vl_msg_add_u64(reply, VL_TAG_ERROR_CODE, ok ? VL_OK : vl_error_code(error));
@@ -225,6 +272,12 @@ vl_request_run(VlDaemon *daemon, const VlIncoming *incoming, struct vl_msg *repl
         vl_msg_add_string(reply, VL_TAG_STATE, state);
     if (ok && text)
         vl_msg_add_bytes(reply, VL_TAG_JSON, text, strlen(text));
+    if (ok && enrol.connections) {
+        vl_msg_add_u64(reply, VL_TAG_SANLOCK_WANT, enrol.connections);
+        vl_msg_add_string(reply, VL_TAG_SANLOCK_PATH, enrol.path);
+        vl_msg_add_string(reply, VL_TAG_SANLOCK_ARGS, enrol.args);
+    }
+    vl_enrol_clear(&enrol);
     double ms = (double)(vl_clock_now() - began) / 1000;
     if (!ok)
         g_warning("%s of %s: refused after %.1f ms: %s", type_name(incoming->type),

@@ -8,10 +8,7 @@
 #include "lockd/audit.h"
 #include "lockd/disks.h"
 #include "lockd/error.h"
-#include "lockd/free.h"
-#include "lockd/hold.h"
-#include "lockd/incoming.h"
-#include "lockd/take.h"
+#include "lockd/leases.h"
 
 #define ROUNDS   4 /* after a hint from libvirt, which may come before the XML is written */
 #define ROUND_US (250 * 1000)
@@ -21,10 +18,11 @@
 /* ---- detached ---- */
 
 static gboolean
-same_image(const struct vl_volume_spec *a, const struct vl_volume_spec *b)
+same_volume(const struct vl_volume_spec *a, const struct vl_volume_spec *b)
 {
-    return a->kind == VL_VOLUME_RBD && b->kind == VL_VOLUME_RBD && g_strcmp0(a->pool, b->pool) == 0 &&
-           g_strcmp0(a->ns, b->ns) == 0 && g_strcmp0(a->image, b->image) == 0;
+    if (a->kind != VL_VOLUME_RBD || b->kind != VL_VOLUME_RBD)
+        return vl_volume_spec_equal(a, b);
+    return g_strcmp0(a->pool, b->pool) == 0 && g_strcmp0(a->ns, b->ns) == 0 && g_strcmp0(a->image, b->image) == 0;
 }
 
 static gboolean
@@ -33,10 +31,10 @@ named_in(const GPtrArray *disks, const VlLease *lease)
     for (guint i = 0; i < disks->len; i++) {
         const VlDisk *disk = disks->pdata[i];
         struct vl_volume_spec spec = {0};
-        gboolean same = same_image(&disk->spec, &lease->spec);
+        gboolean same = same_volume(&disk->spec, &lease->spec);
         if (!same && disk->spec.kind == VL_VOLUME_FILE &&
             vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
-            same = same_image(&spec, &lease->spec);
+            same = same_volume(&spec, &lease->spec);
         vl_volume_spec_clear(&spec);
         if (same)
             return TRUE;
@@ -48,20 +46,6 @@ static gboolean
 named(const VlDomain *domain, const VlLease *lease)
 {
     return named_in(domain->disks, lease) || named_in(domain->backing, lease);
-}
-
-/* Closed: none of the clients we recorded watches the image any more. */
-static gboolean
-closed(const VlLease *lease)
-{
-    VlLook look = {.volume = lease->volume};
-    gboolean looked = lease->volume->place->store->ops->look(&look, 1, VL_LOOK_WATCHERS, vl_deadline_in(6));
-    gboolean open = FALSE;
-    const VlHolder *holder = vl_lease_holder(lease);
-    for (guint k = 0; holder && k < holder->addrs->len && !open; k++)
-        open = vl_watchers_have(look.watchers, holder->addrs->pdata[k]);
-    vl_look_clear(&look);
-    return looked && !open;
 }
 
 static gboolean
@@ -80,7 +64,7 @@ free_detached(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
         VlLease *lease = vm->leases->pdata[i - 1];
         if (named(domain, lease) || may_be_arriving(lease) || !vl_lease_is_ours(lease))
             continue;
-        if (!closed(lease)) {
+        if (!vl_backend_of(lease->volume)->closed(lease)) {
             left = TRUE;
             continue;
         }
@@ -150,29 +134,28 @@ vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **erro
     return TRUE;
 }
 
+/* libvirt writes a disk into the XML after it was attached; at a resume all of them are there. When that cannot be
+ * told, CPUs may be about to run. */
+static gboolean
+in_xml(VlDaemon *daemon, VlVm *vm, GPtrArray *fresh, const VlCall *call)
+{
+    g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, call, NULL);
+    for (guint i = 0; domain && i < fresh->len; i++)
+        if (named(domain, fresh->pdata[i]))
+            return TRUE;
+    return !domain;
+}
+
 gboolean
-vl_rescan_devices(VlDaemon *daemon, VlVm *vm, GPtrArray *specs, const VlCall *call, GError **error)
+vl_rescan_named(VlDaemon *daemon, VlVm *vm, GPtrArray *disks, const VlCall *call, gboolean *ret_attach, GError **error)
 {
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
-    for (guint i = 0; i < specs->len; i++) {
-        const struct vl_volume_spec *spec = specs->pdata[i];
-        if (spec->kind != VL_VOLUME_RBD) {
-            vl_set_error(error, VL_ERR_CONFIG, "<lease> %s: only lockspace \"rbd\" with key POOL/IMAGE is served",
-                         spec->path);
-            return FALSE;
-        }
-        g_autoptr(VlVolume) volume =
-            daemon->store->ops->resolve(daemon->store, spec, vl_call_within(call, TAKE_S), error);
-        if (!volume)
-            return FALSE;
-        if (vl_vm_find_lease(vm, volume->key))
-            continue;
-        VlLease *lease = vl_lease_new(vm, volume, spec, NULL, FALSE);
-        lease->device = TRUE;
-        vl_vm_add_lease(vm, lease);
-        g_ptr_array_add(fresh, lease);
-    }
-    if (vl_take_all(daemon, vm, fresh, daemon->settings->takeover_wait, call, error))
+    VlDomain named = {.disks = disks};
+    gboolean ok = vl_disks_add(daemon, vm, &named, call, fresh, error);
+    *ret_attach = fresh->len > 0 && !in_xml(daemon, vm, fresh, call);
+    for (guint i = 0; i < fresh->len && *ret_attach; i++)
+        ((VlLease *)fresh->pdata[i])->seen = FALSE;
+    if (ok && vl_take_all(daemon, vm, fresh, daemon->settings->takeover_wait, call, error))
         return TRUE;
     drop_untaken(vm, fresh);
     return FALSE;
@@ -185,9 +168,11 @@ note_migration(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
     if (domain->async_job && g_str_equal(domain->async_job, "migration out")) {
         vm->migrating = TRUE;
+        if (!vm->running)
+            vl_depart_all(daemon, vm);
     } else if (vm->migrating && vm->running && g_strcmp0(domain->state, "running") == 0) {
         vm->migrating = FALSE;
-        vl_incoming_forget(daemon, vm);
+        vl_stay_all(daemon, vm);
     }
 }
 

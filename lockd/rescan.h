@@ -12,8 +12,11 @@ void vl_rescan_later(VlDaemon *daemon, VlVm *vm);
 /* Before a resume: is there now a lease for every disk that had none when it was attached? VM's operation lock held. */
 gboolean vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error);
 
-/* <lease> devices being attached: taken before libvirt goes on, PARKED. VM's operation lock held. */
-gboolean vl_rescan_devices(VlDaemon *daemon, VlVm *vm, GPtrArray *specs, const VlCall *call, GError **error);
+/* What libvirt names in an Acquire (VlDisk: <lease>s, files and block devices): what has no lease yet is taken before
+ * libvirt goes on, PARKED. *ret_attach: there was such a thing, and it is being attached (else CPUs are about to run).
+ * VM's operation lock held. */
+gboolean vl_rescan_named(VlDaemon *daemon, VlVm *vm, GPtrArray *disks, const VlCall *call, gboolean *ret_attach,
+                         GError **error);
 
 /* Watches libvirt's status directory: a file that changes makes its VM be looked at again. Main loop. */
 void vl_rescan_watch(VlDaemon *daemon);

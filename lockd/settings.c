@@ -6,6 +6,7 @@
 #include "common/config.h"
 #include "common/protocol.h"
 #include "lockd/error.h"
+#include "lockd/route.h"
 
 #define TAKEOVER_WAIT_MARGIN_S   10
 #define PLUGIN_TIMEOUT_DEFAULT_S 40
@@ -51,7 +52,15 @@ vl_settings_free(VlSettings *settings)
     g_free(settings->host_name);
     g_free(settings->ceph_conf);
     g_free(settings->ceph_user);
+    vl_config_list_free(settings->volumes);
+    g_free(settings->local_dir);
     g_free(settings);
+}
+
+static const char *
+absolute(const char *path)
+{
+    return path[0] == '/' ? NULL : "must be an absolute path";
 }
 
 static int
@@ -79,6 +88,8 @@ settings_read(VlSettings *s, const char *path, gboolean must_exist, char **reaso
         {"unmanaged_disks", VL_CONF_ENUM, &s->unmanaged_disks, 0, 0, unmanaged_words, NULL},
         {"hotplug_conflict", VL_CONF_ENUM, &s->hotplug_conflict, 0, 0, conflict_words, NULL},
         {"on_lease_lost", VL_CONF_ENUM, &s->on_lease_lost, 0, 0, lost_words, NULL},
+        {"volumes", VL_CONF_LIST, &s->volumes, 0, 0, NULL, NULL, vl_route_check},
+        {"local_dir", VL_CONF_STRING, &s->local_dir, 0, 0, NULL, NULL, absolute},
         {"debug", VL_CONF_BOOL, &s->debug, 0, 0, NULL, NULL},
         {NULL, VL_CONF_STRING, NULL, 0, 0, NULL, NULL},
     };

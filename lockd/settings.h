@@ -35,6 +35,8 @@ typedef struct {
     int unmanaged_disks;           /* VL_UNMANAGED_* */
     int hotplug_conflict;          /* VL_CONFLICT_* */
     int on_lease_lost;             /* VL_LOST_* */
+    char **volumes;                /* rules of route.h, NULL: none */
+    char *local_dir;               /* lock files; NULL: STATE_DIR/local */
     bool debug;
 } VlSettings;
 

@@ -23,10 +23,9 @@
 
 #define STATUS_SIZE_MAX (8 * 1024 * 1024)
 
-static void
-disk_free(gpointer data)
+void
+vl_disk_free(VlDisk *disk)
 {
-    VlDisk *disk = data;
     if (!disk)
         return;
     vl_volume_spec_clear(&disk->spec);
@@ -178,12 +177,12 @@ add_disk(VlDomain *domain, const xmlNode *node, const char *format_element, cons
     if (r < 0)
         vl_set_error(error, VL_ERR_NO_XML, "%s %s: %s", (const char *)node->name, disk->target ? disk->target : "",
                      local->message);
-    disk_free(disk);
+    vl_disk_free(disk);
     return r == 0;
 }
 
 /* <lease><lockspace>rbd</lockspace><key>POOL/IMAGE</key><target path='...'/></lease>; other lockspaces are
- * kept as OTHER so that they can be refused by name. */
+ * sanlock's. */
 static gboolean
 add_device_lease(VlDomain *domain, const xmlNode *node, GError **error)
 {
@@ -198,8 +197,19 @@ add_device_lease(VlDomain *domain, const xmlNode *node, GError **error)
         vl_set_error(error, VL_ERR_NO_XML, "lease key '%s' is not POOL/IMAGE or POOL/NAMESPACE/IMAGE", key ? key : "");
         return FALSE;
     }
-    g_autofree char *path = g_strdup_printf("lease:%s/%s", space ? space : "", key ? key : "");
-    set_path(disk, VL_VOLUME_OTHER, path);
+    const xmlNode *target = child(node, "target");
+    g_autofree char *path = attr(target, "path");
+    g_autofree char *offset = attr(target, "offset");
+    guint64 bytes = 0;
+    if (offset && !g_ascii_string_to_unsigned(offset, 10, 0, G_MAXINT64, &bytes, NULL)) {
+        vl_set_error(error, VL_ERR_NO_XML, "lease offset '%s' is not a number", offset);
+        return FALSE;
+    }
+    disk->spec.kind = VL_VOLUME_LEASE;
+    disk->spec.space = plain_copy(space ? space : "");
+    disk->spec.key = plain_copy(key ? key : "");
+    disk->spec.path = plain_copy(path ? path : "");
+    disk->spec.offset = (unsigned long)bytes;
     return TRUE;
 }
 
@@ -213,7 +223,7 @@ add_backing(VlDomain *domain, const xmlNode *node)
         if (source_spec(type ? type : "file", child(node, "source"), disk, NULL) > 0)
             g_ptr_array_add(domain->backing, disk);
         else
-            disk_free(disk);
+            vl_disk_free(disk);
     }
 }
 
@@ -264,8 +274,8 @@ domain_from_root(const xmlNode *root, GError **error)
         return NULL;
     }
     g_autoptr(VlDomain) domain = g_new0(VlDomain, 1);
-    domain->disks = g_ptr_array_new_with_free_func(disk_free);
-    domain->backing = g_ptr_array_new_with_free_func(disk_free);
+    domain->disks = g_ptr_array_new_with_free_func((GDestroyNotify)vl_disk_free);
+    domain->backing = g_ptr_array_new_with_free_func((GDestroyNotify)vl_disk_free);
     g_autofree char *uuid = text_of(child(def, "uuid"));
     domain->name = text_of(child(def, "name"));
     domain->uuid = uuid ? g_ascii_strdown(g_strstrip(uuid), -1) : NULL;

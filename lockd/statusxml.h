@@ -22,7 +22,8 @@ typedef struct {
     char *format;                 /* "raw", "qcow2"; may be NULL */
     gboolean readonly, shareable; /* a snapshot (<snapshot name=>, IMAGE@SNAP) counts as readonly, a
                                    * mirror never does */
-    gboolean device; /* a <lease> device of lockspace "rbd", key POOL[/NS]/IMAGE: leased without being a disk */
+    gboolean device; /* a <lease> device, leased without being a disk: of lockspace "rbd", key POOL[/NS]/IMAGE, or of a
+                      * sanlock lockspace (VL_VOLUME_LEASE) */
     gboolean mirror; /* target of a block job (<mirror>), not yet the disk itself */
 } VlDisk;
 
@@ -48,6 +49,7 @@ typedef struct {
     GPtrArray *backing;
 } VlDomain;
 
+void vl_disk_free(VlDisk *disk);
 void vl_domain_free(VlDomain *domain);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VlDomain, vl_domain_free)
 

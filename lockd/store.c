@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "lockd/backend.h"
+
 VlVolume *
 vl_volume_ref(VlVolume *volume)
 {
@@ -16,7 +18,10 @@ vl_volume_unref(VlVolume *volume)
 {
     if (!volume || !g_atomic_int_dec_and_test(&volume->refs))
         return;
-    volume->place->store->ops->volume_free(volume);
+    if (volume->place)
+        volume->place->store->ops->volume_free(volume);
+    else if (volume->backend->volume_free)
+        volume->backend->volume_free(volume);
     g_free(volume->key);
     g_free(volume->display);
     g_free(volume);

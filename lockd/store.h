@@ -21,6 +21,7 @@
 #include "common/volume.h"
 
 typedef struct VlStoreOps VlStoreOps;
+typedef struct VlBackendOps VlBackendOps;
 
 /* A connection target and its state; one per kind of store in a daemon. */
 typedef struct {
@@ -38,10 +39,11 @@ typedef struct {
 /* One volume, resolved to its canonical identity. Reference-counted (vl_volume_ref/unref). */
 typedef struct {
     gint refs;
-    VlPlace *place;
-    char *key;     /* "rbd:FSID/POOLID/NS/IMAGEID": the identity; sorts the same on every host */
-    char *display; /* "rbd:rbd/vm1-root": for people */
-    void *priv;    /* the store's, freed by ops->volume_free */
+    VlPlace *place;              /* NULL: there is no lease record of it in any store */
+    const VlBackendOps *backend; /* who guards it instead then (backend.h) */
+    char *key;                   /* "rbd:FSID/POOLID/NS/IMAGEID": the identity; sorts the same on every host */
+    char *display;               /* "rbd:rbd/vm1-root": for people */
+    void *priv;                  /* the store's or backend's, freed by their volume_free */
 } VlVolume;
 
 VlVolume *vl_volume_ref(VlVolume *volume);

@@ -5,7 +5,6 @@
 
 #include "lockd/error.h"
 #include "lockd/fault.h"
-#include "lockd/free.h"
 #include "lockd/judge.h"
 #include "lockd/takeover.h"
 
@@ -258,22 +257,6 @@ drop_kept(GPtrArray *takes)
     }
 }
 
-/* What may be given back after a refusal: leases of volumes that no QEMU uses yet. For a running one half of its leases
- * is better than none, and what the record may say of it is never taken out while it runs. */
-static GPtrArray *
-not_in_use(GPtrArray *leases)
-{
-    GPtrArray *rest = g_ptr_array_new();
-    for (guint i = 0; i < leases->len; i++) {
-        VlLease *lease = leases->pdata[i];
-        if (!lease->open_already)
-            g_ptr_array_add(rest, lease);
-        else if (lease->state == VL_LEASE_TAKING)
-            vl_lease_set_state(lease, VL_LEASE_NONE, "not granted");
-    }
-    return rest;
-}
-
 static gboolean
 take_round(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, VlPatience *patience, GError **error)
 {
@@ -363,13 +346,9 @@ take_rounds(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
     }
 }
 
-/* ---- all or nothing ---- */
-
 gboolean
 vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error)
 {
-    if (!vl_journal_write(daemon->journal, vm, error))
-        return FALSE;
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
         VlPlace *place = lease->volume->place;
@@ -395,18 +374,7 @@ vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *ca
 }
 
 gboolean
-vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
+vl_take_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
 {
-    if (!leases->len)
-        return TRUE;
-    for (guint i = 0; i < leases->len; i++)
-        vl_lease_set_state(leases->pdata[i], VL_LEASE_TAKING, "VM starts");
-    VL_FAULT("before-take");
-    if (vl_take_announce(daemon, vm, leases, call, error) && take_rounds(daemon, vm, leases, wait_s, call, error)) {
-        VL_FAULT("after-take");
-        return TRUE;
-    }
-    g_autoptr(GPtrArray) rest = not_in_use(leases);
-    vl_free_leases(daemon, vm, rest, "not granted");
-    return FALSE;
+    return vl_take_announce(daemon, vm, leases, call, error) && take_rounds(daemon, vm, leases, wait_s, call, error);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Taking leases for a QEMU process that is about to start, all or nothing.
+ * Taking leases that are records in shared storage, for a QEMU process that is about to start.
  */
 #ifndef VL_LOCKD_TAKE_H
 #define VL_LOCKD_TAKE_H
@@ -31,10 +31,9 @@ void vl_take_free(VlTake *take);
 /* Looks at all volumes at once and parses the records. */
 gboolean vl_take_look(GPtrArray *takes, guint what, gint64 deadline, GError **error);
 
-/* Takes every lease of `leases` (VlLease in state NONE, same VM, already in vm->leases) as PARKED, fencing dead
- * owners first. On failure none of them is left taken; they end in state FREE. VM's operation lock held.
- * `wait_s`: how long to wait for a verdict on a silent owner. */
-gboolean vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error);
+/* VlBackendOps.take for volumes with a lease record: fences dead owners first. */
+gboolean vl_take_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call,
+                         GError **error);
 
 /* Writes `next[i]` over what is known to be stored for `leases[i]`, lowest volume key first and alone, so that of
  * two who want the same volumes exactly one gets through; then the rest at once. On success the leases
@@ -47,7 +46,7 @@ gboolean vl_cas_records(VlLease *const *leases, VlRecord *const *next, GBytes *c
 gboolean vl_cas_ours(VlLease *const *leases, VlRecord *const *next, GBytes *const *expect, gsize n, gint64 deadline,
                      GError **error);
 
-/* Journal, session and index for these leases of the VM, written before the first compare-and-swap (R18). */
+/* Session and index for these leases of the VM, written before the first compare-and-swap (R18). */
 gboolean vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error);
 
 /* Our entry for a record. */

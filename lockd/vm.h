@@ -41,6 +41,9 @@ struct VlVm {
     gint audit_soon;    /* atomic: another host's claim stands in a record of ours; see what becomes of it */
     gint rescan;        /* atomic: 0 idle, 1 a rescan is under way, 2 and another is wanted */
     char *token;        /* current hand-over token */
+    gboolean enrolling; /* its child is registering with sanlock and will ask once more */
+    GArray *sanlock;    /* of int: QEMU's descriptors that are registered with sanlock; NULL: not known */
+    char *sanlock_error;
 };
 
 VlVms *vl_vms_new(void);

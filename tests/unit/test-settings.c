@@ -117,6 +117,8 @@ test_example_uncommented(void)
     g_assert_nonnull(settings->host_id);
     g_assert_nonnull(settings->host_name);
     g_assert_nonnull(settings->ceph_conf);
+    g_assert_cmpuint(g_strv_length(settings->volumes), ==, 3);
+    g_assert_nonnull(settings->local_dir);
 }
 
 static void

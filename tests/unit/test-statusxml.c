@@ -211,7 +211,7 @@ test_device_leases(void)
     const VlDisk *other = domain->disks->pdata[1];
     g_assert_true(ours->device && other->device);
     assert_disk(ours, "rbd:pool/ns/image", FALSE, FALSE);
-    g_assert_cmpint(other->spec.kind, ==, VL_VOLUME_OTHER);
+    g_assert_cmpint(other->spec.kind, ==, VL_VOLUME_LEASE);
     assert_disk(other, "lease:cluster/thing", FALSE, FALSE);
     assert_refused("<domstatus pid='1'><domain><name>x</name><uuid>" VM1_UUID "</uuid><devices>"
                    "<lease><lockspace>rbd</lockspace><key>nopool</key></lease></devices></domain></domstatus>",

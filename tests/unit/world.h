@@ -9,6 +9,7 @@
 #define VL_TESTS_WORLD_H
 
 #include "lockd/daemon.h"
+#include "lockd/leases.h"
 #include "lockd/take.h"
 #include "tests/unit/store_fake.h"
 
