@@ -81,8 +81,10 @@ struct VlBackendOps {
      * vl_lose() (audit.h). NULL: they are. */
     void (*audit)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
 
-    /* virtleasectl: members of an object about this volume; about the backend as a whole (NULL: nothing to say); what
-     * list tells of a lease besides the common members (NULL: nothing). */
+    /* virtleasectl show: members of an object about this volume: "place" and "holders" as backend_local.c has them, and
+     * its own. status: the strings "state", "detail" (one line for people) and "problem" (NULL: none) about the backend
+     * as a whole, and its own (NULL: nothing to say). list: what it tells of a lease besides the common members (NULL:
+     * nothing). */
     gboolean (*show)(VlDaemon *daemon, VlVolume *volume, const VlCall *call, JsonBuilder *out, GError **error);
     void (*status)(VlDaemon *daemon, JsonBuilder *out);
     void (*list)(const VlLease *lease, JsonBuilder *out);
