@@ -13,6 +13,7 @@
 #define ADDRESS_WAIT_S  3.0
 #define BACK_WAIT_S     5.0 /* for a failed migration's destination to be gone */
 #define PARK_ATTEMPTS   5
+#define PARK_RETRY_S    2.0
 #define ADDRESS_POLL_US (100 * 1000)
 
 char *
@@ -167,6 +168,7 @@ write_held(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, GErr
         g_ptr_array_set_size(next[i]->heirs, 0); /* the CPUs run on here: a migration to elsewhere has failed */
         for (guint k = 0; k < take->set->len; k++)
             vl_addrs_add(holder->addrs, take->set->pdata[k]);
+        take->lease->unwritten = TRUE; /* until all of it is known to be done; see hold_failed() */
     }
     ok = vl_cas_ours(leases, next, expect, n, vl_deadline_in(STEP_S), error);
     for (guint i = 0; i < n; i++)
@@ -233,6 +235,20 @@ hold_takes(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, cons
     }
 }
 
+static void park_job(VlDaemon *daemon, gpointer data);
+
+/* Some of the records may say HELD by now, under a token that libvirt was never told; a migration of this paused VM
+ * would present the old one, which the others still have. All go back to that. */
+static void
+hold_failed(VlDaemon *daemon, VlVm *vm, GPtrArray *takes)
+{
+    gboolean any = FALSE;
+    for (guint i = 0; i < takes->len; i++)
+        any = any || ((VlTake *)takes->pdata[i])->lease->unwritten;
+    if (any)
+        vl_daemon_run(daemon, park_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+}
+
 gboolean
 vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
 {
@@ -254,8 +270,10 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
     /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them.
      */
     g_autofree char *token = takes->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
-    if (takes->len && !hold_takes(daemon, vm, takes, token, call, error))
+    if (takes->len && !hold_takes(daemon, vm, takes, token, call, error)) {
+        hold_failed(daemon, vm, takes);
         return FALSE;
+    }
     for (guint i = 0; i < takes->len; i++) {
         VlLease *lease = ((VlTake *)takes->pdata[i])->lease;
         lease->unwritten = FALSE;
@@ -273,33 +291,49 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
 
 /* ---- parking ---- */
 
-/* Brings one stored record from HELD to PARKED. The first try uses what is known to be stored, because a migration's
- * destination waits for it. */
+/* As it must be stored while the CPUs stand still: PARKED, under the token that libvirt has. */
+static void
+park_holder(const VlVm *vm, VlHolder *holder)
+{
+    holder->held = FALSE;
+    g_free(holder->token);
+    holder->token = g_strdup(vm->token);
+}
+
+/* Reads one record and brings it from HELD to PARKED. */
 static gboolean
 park_one(VlVm *vm, VlLease *lease, GError **error)
 {
     for (guint attempt = 0; attempt < PARK_ATTEMPTS; attempt++) {
-        g_autoptr(VlRecord) next = vl_record_copy(lease->record);
-        VlHolder *holder = vl_record_find(next, &vm->who);
-        VlRecord *write = next;
-        if (!holder || !holder->held || next->claim)
-            return TRUE; /* not ours to write any more, or a claim stands */
-        holder->held = FALSE;
-        g_clear_error(error);
-        if (vl_cas_records(&lease, &write, &lease->raw, 1, vl_deadline_in(STEP_S), error))
-            return TRUE;
         g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
         VlTake *take = vl_take_new(lease);
         g_ptr_array_add(takes, take);
-        if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), NULL))
-            continue;
+        g_clear_error(error);
+        if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), error))
+            return FALSE;
+        g_autoptr(VlRecord) next = vl_record_copy(take->record);
+        VlHolder *holder = vl_record_find(next, &vm->who);
+        VlRecord *write = next;
         vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
-                            vl_record_copy(take->record));
+                            g_steal_pointer(&take->record));
+        if (!holder || (!holder->held && g_strcmp0(holder->token, vm->token) == 0))
+            return TRUE; /* not ours to write any more, or done */
+        if (next->claim) {
+            vl_set_error(error, VL_ERR_HELD, "%s: host %s is about to take it over", lease->volume->display,
+                         next->claim->host_name);
+            return FALSE;
+        }
+        park_holder(vm, holder);
+        if (vl_cas_records(&lease, &write, &lease->raw, 1, vl_deadline_in(STEP_S), error))
+            return TRUE;
+        if (vl_error_code(*error) != VL_ERR_CHANGED)
+            return FALSE;
     }
     return FALSE;
 }
 
-/* All disks at once, from what is known to be stored. What this does not get done, park_one() looks into. */
+/* All disks at once, from what is known to be stored, because a migration's destination waits for it. What this does
+ * not get done stays `unwritten`, and park_one() looks into it. */
 static void
 park_known(VlVm *vm, GPtrArray *leases)
 {
@@ -309,26 +343,25 @@ park_known(VlVm *vm, GPtrArray *leases)
     g_autofree GBytes **expect = g_new0(GBytes *, leases->len + 1);
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
-        const VlHolder *holder = vl_lease_holder(lease);
-        if (!holder || !holder->held || lease->record->claim)
+        if (!vl_lease_holder(lease) || lease->record->claim)
             continue;
         held[n] = lease;
         expect[n] = lease->raw;
         next[n] = vl_record_copy(lease->record);
-        vl_record_find(next[n], &vm->who)->held = FALSE;
+        park_holder(vm, vl_record_find(next[n], &vm->who));
         n++;
     }
     (void)vl_cas_ours(held, next, expect, n, vl_deadline_in(STEP_S), NULL);
-    for (guint i = 0; i < n; i++)
+    for (guint i = 0; i < n; i++) {
+        held[i]->unwritten = g_strcmp0(held[i]->record->write, next[i]->write) != 0;
         vl_record_free(next[i]);
+    }
 }
 
-static void
-park_job(VlDaemon *daemon, gpointer data)
+static gboolean
+park_round(VlVm *vm, GError **error)
 {
-    VlVm *vm = data;
     g_autoptr(GPtrArray) parked = g_ptr_array_new();
-    g_mutex_lock(&vm->op);
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
         if (lease->unwritten && lease->state == VL_LEASE_PARKED)
@@ -337,12 +370,36 @@ park_job(VlDaemon *daemon, gpointer data)
     park_known(vm, parked);
     for (guint i = 0; i < parked->len; i++) {
         VlLease *lease = parked->pdata[i];
-        g_autoptr(GError) error = NULL;
-        lease->unwritten = FALSE;
-        if (!park_one(vm, lease, &error))
-            g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);
+        g_autoptr(GError) local = NULL;
+        lease->unwritten = lease->unwritten && !park_one(vm, lease, &local);
+        if (!lease->unwritten)
+            continue;
+        gboolean away = vl_error_code(local) == VL_ERR_STORAGE; /* the others would only wait as long for nothing */
+        if (!*error)
+            g_propagate_error(error, g_steal_pointer(&local));
+        if (away)
+            break;
     }
-    g_mutex_unlock(&vm->op);
+    return !*error;
+}
+
+/* Storage that is away is waited for: what stays behind would keep a migration's destination out for good. */
+static void
+park_job(VlDaemon *daemon, gpointer data)
+{
+    VlVm *vm = data;
+    for (guint attempt = 0; !g_atomic_int_get(&daemon->stopping); attempt++) {
+        VlCall call = {.deadline = vl_deadline_in(2 * PARK_RETRY_S), .gone = &vm->exited};
+        g_autoptr(GError) error = NULL;
+        g_mutex_lock(&vm->op);
+        gboolean ok = park_round(vm, &error);
+        g_mutex_unlock(&vm->op);
+        if (ok || g_atomic_int_get(&vm->exited))
+            break;
+        if (!attempt)
+            g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);
+        vl_clock_sleep_until(vl_deadline_in(PARK_RETRY_S), &call);
+    }
 }
 
 void
