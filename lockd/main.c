@@ -17,6 +17,7 @@
 #include "lockd/rescan.h"
 #include "lockd/server.h"
 #include "lockd/store_rbd.h"
+#include "lockd/successor.h"
 
 #ifdef HAVE_SYSTEMD
 #include <systemd/sd-daemon.h>
@@ -136,6 +137,7 @@ on_tick(gpointer data)
     g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", TRUE);
     vl_sessions_set_krbd(loop->daemon->sessions, kernel);
     vl_audit_soon(loop->daemon);
+    vl_successor_begin(loop->daemon);
     if (++loop->seconds % loop->daemon->settings->audit_interval == 0)
         vl_audit_begin(loop->daemon);
     return G_SOURCE_CONTINUE;

@@ -40,7 +40,11 @@ struct VlVm {
     gboolean leftover;  /* a detached image is still open in QEMU */
     gint audit_soon;    /* atomic: another host's claim stands in a record of ours; see what becomes of it */
     gint rescan;        /* atomic: 0 idle, 1 a rescan is under way, 2 and another is wanted */
-    char *token;        /* current hand-over token */
+    gint source_looked; /* atomic: a look at the source of its migration is under way; what follows is that look's */
+    guint64 source_counter; /* of the source's session, as last read */
+    gint64 source_moved;    /* vl_clock_now() when the source's host was last seen alive; 0 = not yet */
+    gboolean source_told;   /* why a dead source is left alone has been logged */
+    char *token;            /* current hand-over token */
 };
 
 VlVms *vl_vms_new(void);
