@@ -19,6 +19,7 @@
 #include "lockd/rescan.h"
 #include "lockd/server.h"
 #include "lockd/store_rbd.h"
+#include "lockd/successor.h"
 
 #ifdef HAVE_SYSTEMD
 #include <systemd/sd-daemon.h>
@@ -138,6 +139,7 @@ on_tick(gpointer data)
     g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", TRUE);
     vl_sessions_set_krbd(loop->daemon->sessions, kernel);
     vl_audit_soon(loop->daemon);
+    vl_successor_begin(loop->daemon);
     if (++loop->seconds % loop->daemon->settings->audit_interval == 0)
         vl_audit_begin(loop->daemon);
     return G_SOURCE_CONTINUE;
