@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "lockd/adopt.h"
@@ -24,6 +25,7 @@
 
 #define TICK_S      1
 #define STOP_WAIT_S 10
+#define DESCRIPTORS 65536
 
 enum { EXIT_CONFIG = 2, EXIT_START = 3 };
 
@@ -135,9 +137,7 @@ on_tick(gpointer data)
     vl_refence_begin(loop->daemon);
     g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", TRUE);
     vl_sessions_set_krbd(loop->daemon->sessions, kernel);
-    vl_audit_soon(loop->daemon);
-    if (++loop->seconds % loop->daemon->settings->audit_interval == 0)
-        vl_audit_begin(loop->daemon);
+    vl_audit_tick(loop->daemon, ++loop->seconds);
     return G_SOURCE_CONTINUE;
 }
 
@@ -219,6 +219,17 @@ run(VlDaemon *daemon)
     return EXIT_SUCCESS;
 }
 
+/* A pidfd per VM and a connection per call: the usual 1024 are too few for a host full of VMs. */
+static void
+raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = MIN(limit.rlim_max, DESCRIPTORS);
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -263,6 +274,7 @@ main(int argc, char **argv)
     tzset();
     g_log_set_writer_func(log_write, NULL, NULL);
     signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
     VlDaemon *daemon = vl_daemon_new();
     daemon->settings = settings;
     return run(daemon);

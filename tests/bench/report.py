@@ -3,6 +3,7 @@
 
 CALL_AIM = 2.0          # park and resume of one disk: times one plain write
 DISKS_AIM = 1.5         # eight disks: times one disk
+ADOPT_AIM_S = 2.0       # a thousand VMs
 BEAT_TOLERANCE = 1.1    # a renewal more or less falls into the window
 
 CALLS = (
@@ -65,9 +66,22 @@ def heartbeat_text(beat):
     return table(["operations per second", f"{few['leases']} lease", f"{many['leases']} leases"], rows)
 
 
+def adopt_text(adopt):
+    rows = []
+    for what in ("crash", "crash, journal lost"):
+        answers, adopted = adopt[what]["answers"], adopt[what]["adopted"]
+        rows.append([what, str(adopted["n"]), f"{answers['median']:.2f}", f"{adopted['min']:.2f}", f"{adopted['median']:.2f}", f"{adopted['max']:.2f}"])
+    head = [f"{adopt['vms']} VMs, {adopt['parked']} of them paused", "n", "socket answers, s", "all adopted, min, s", "median, s", "max, s"]
+    return table(head, rows)
+
+
+SHOWN = (("calls", "Calls", calls_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text),
+         ("adopt", "Restart of virtleased", adopt_text))
+
+
 def text(result):
     parts = ["Conditions: " + ", ".join(f"{key} {value}" for key, value in result["conditions"].items())]
-    for key, title, show in (("calls", "Calls", calls_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text)):
+    for key, title, show in SHOWN:
         if key in result:
             parts.append(f"{title}\n\n{show(result[key])}")
     return "\n\n".join(parts) + "\n"
@@ -88,4 +102,7 @@ def missed(result):
                 found.append(f"{key} of 8 disks is {times:.2f} times 1 disk, aim {DISKS_AIM}")
     if beat and beat["many"]["rates"]["writes"] > BEAT_TOLERANCE * beat["few"]["rates"]["writes"]:
         found.append("more leases, more renewals")
+    for what in ("crash", "crash, journal lost"):
+        if "adopt" in result and result["adopt"][what]["adopted"]["median"] > ADOPT_AIM_S:
+            found.append(f"{what}: {result['adopt']['vms']} VMs adopted in {result['adopt'][what]['adopted']['median']:.2f} s, aim {ADOPT_AIM_S}")
     return found
