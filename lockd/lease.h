@@ -41,8 +41,9 @@ typedef struct {
     gboolean seen;   /* the status XML has named it; before that, an attach may still be under way */
     /* Written with the VM table's lock held; read by others only with it held. */
     VlLeaseState state;
-    gint64 since;     /* unix seconds of the last change of state */
-    VlRecord *record; /* as last known to be stored; NULL before the first look */
+    gint64 since;       /* unix seconds of the last change of state */
+    VlRecord *record;   /* as last known to be stored; NULL before the first look */
+    gboolean unindexed; /* kept, and not yet written to the index (keep.h) */
     /* For whoever holds the VM's operation lock. */
     GBytes *raw;           /* the bytes of `record` */
     GPtrArray *baseline;   /* of char *: clients seen on the volume before this QEMU existed, or NULL */
