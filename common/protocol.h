@@ -26,11 +26,12 @@
 #define VL_PROTO_REPLY_MAX     (16 * 1024 * 1024) /* body bytes of a reply (a long list) */
 #define VL_PROTO_STRING_MAX    4096               /* one name, path, uri, state */
 #define VL_PROTO_RESOURCES_MAX 1024
-#define VL_SANLOCK_MAX         8 /* connections a child registers */
+#define VL_SANLOCK_WANT_MAX    8
+#define VL_SANLOCK_STRING_MAX  126 /* libsanlock_client silently cuts what is longer */
 #define VL_DEFAULT_SOCKET      "/run/virtlease/virtleased.sock"
 
 enum vl_msg_type {
-    VL_MSG_REPLY = 1,    /* ERROR_CODE, ERROR_TEXT; STATE or JSON as asked */
+    VL_MSG_REPLY = 1,    /* ERROR_CODE, ERROR_TEXT; STATE or JSON as asked; SANLOCK_WANT to REGISTER */
     VL_MSG_REGISTER = 2, /* forked child, before it becomes QEMU; the peer pid is the VM */
     VL_MSG_ACQUIRE = 3,  /* vCPUs are about to run, or something is about to be attached */
     VL_MSG_RELEASE = 4,  /* vCPUs have stopped; reply carries STATE */
@@ -60,13 +61,13 @@ enum vl_tag {
     VL_TAG_ERROR_TEXT = 18, /* string */
     VL_TAG_JSON = 19,       /* bytes, up to VL_PROTO_REPLY_MAX */
     VL_TAG_ID = 20,         /* u64, libvirt's number of the domain; absent when it does not run */
-    /* In the reply to REGISTER: register so many connections with sanlock, then send REGISTER once more. */
-    VL_TAG_SANLOCK_WANT = 21, /* u64, 1 to VL_SANLOCK_MAX */
-    VL_TAG_SANLOCK_PATH = 22, /* string: the program sanlock runs when the lockspace fails */
+    /* In the OK to a REGISTER: the child is to register with sanlock and to send REGISTER once more. */
+    VL_TAG_SANLOCK_WANT = 21, /* u64, 1 to VL_SANLOCK_WANT_MAX: so many connections */
+    VL_TAG_SANLOCK_PATH = 22, /* string: killpath program; absent: sanlock sends signals */
     VL_TAG_SANLOCK_ARGS = 23, /* string: its arguments */
-    /* In that second REGISTER: */
-    VL_TAG_SANLOCK_FD = 24,    /* u64, repeated: registered descriptors of the child */
-    VL_TAG_SANLOCK_ERROR = 25, /* string: why there are none */
+    /* In that second REGISTER: either one FD per connection, or ERROR. */
+    VL_TAG_SANLOCK_FD = 24,    /* u64, repeated: a descriptor's number in the asking process */
+    VL_TAG_SANLOCK_ERROR = 25, /* string: why there is none */
 };
 
 /* A message being built: init, add fields, finish, write out, free. A failed allocation or an

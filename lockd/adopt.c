@@ -6,6 +6,7 @@
 
 #include "lockd/disks.h"
 #include "lockd/error.h"
+#include "lockd/keep.h"
 #include "lockd/leases.h"
 #include "lockd/procinfo.h"
 #include "lockd/register.h"
@@ -15,6 +16,8 @@
 #define ATTEMPT_S  30.0
 #define RETRY_S    2.0
 #define STEP_S     6
+/* Records of a sweep read in one go. */
+#define SWEEP_AT_ONCE 64
 
 static void
 set_adopting(VlVm *vm, gboolean adopting)
@@ -51,11 +54,14 @@ keep_token(VlVm *vm)
 static gboolean
 take_adopted(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, GPtrArray *fresh, const VlCall *call, GError **error)
 {
+    g_autoptr(GPtrArray) others = g_ptr_array_new();
     g_autoptr(GPtrArray) rest = g_ptr_array_new();
     gboolean incoming = domain->async_job && g_str_equal(domain->async_job, "migration in");
-    if (incoming && !vl_incoming_begin(daemon, vm, fresh, rest, call, error))
+    if (!vl_keep_leases(daemon, vm, fresh, others, call, error))
         return FALSE;
-    return vl_take_all(daemon, vm, incoming ? rest : fresh, daemon->settings->takeover_wait, call, error);
+    if (incoming && !vl_incoming_begin(daemon, vm, others, rest, call, error))
+        return FALSE;
+    return vl_take_all(daemon, vm, incoming ? rest : others, daemon->settings->takeover_wait, call, error);
 }
 
 /* What the records said before we came stays as it was: HELD keeps its token, which may be on its way in libvirt's
@@ -110,12 +116,27 @@ adopt_attempt(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
     return domain && adopt_leases(daemon, vm, domain, call, error);
 }
 
+static void
+index_job(VlDaemon *daemon, gpointer data)
+{
+    vl_keep_index(daemon);
+}
+
+/* The index is written once for all VMs found at the start; for one that had to wait for its storage, when it is
+ * through. */
+static void
+index_adopted(VlDaemon *daemon, gboolean first, gboolean ok)
+{
+    if (first ? g_atomic_int_dec_and_test(&daemon->adopting) : ok)
+        vl_daemon_run(daemon, index_job, NULL, NULL);
+}
+
 /* Storage that is away is waited for; a VM whose disks are leased by somebody else is said loudly. */
 static void
 adopt_job(VlDaemon *daemon, gpointer data)
 {
     VlVm *vm = data;
-    for (;;) {
+    for (gboolean first = TRUE;; first = FALSE) {
         g_autoptr(GError) error = NULL;
         VlCall call = {.deadline = vl_deadline_in(ATTEMPT_S), .gone = &vm->exited};
         g_mutex_lock(&vm->op);
@@ -126,6 +147,7 @@ adopt_job(VlDaemon *daemon, gpointer data)
         if (again && !g_atomic_int_get(&vm->exited))
             drop_all_leases(vm);
         g_mutex_unlock(&vm->op);
+        index_adopted(daemon, first, ok);
         if (ok)
             g_message("VM %s (process %" G_GINT64_FORMAT "): adopted with %u lease(s)", vm->name, vm->who.pid,
                       vm->leases->len);
@@ -152,6 +174,7 @@ adopt_begin(VlDaemon *daemon, const VlIncarnation *who, const char *name, const 
     if (!vl_vms_add(daemon->vms, vm, &other))
         return g_steal_pointer(&other);
     vl_watch_exit(daemon, vm);
+    g_atomic_int_inc(&daemon->adopting);
     vl_daemon_run(daemon, adopt_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
     return g_steal_pointer(&vm);
 }
@@ -274,25 +297,44 @@ ghost_from_record(VlDaemon *daemon, VlVolume *volume, const VlHolder *holder)
 }
 
 static void
-sweep_volume(VlDaemon *daemon, VlPlace *place, const char *key, const char *display)
+sweep_look(VlDaemon *daemon, const VlLook *look)
 {
-    g_autoptr(GError) error = NULL;
-    g_autoptr(VlVolume) volume = place->store->ops->volume_from_key(place, key, display, &error);
-    VlLook look = {.volume = volume};
-    if (volume && place->store->ops->look(&look, 1, VL_LOOK_RECORD, vl_deadline_in(STEP_S))) {
-        g_autoptr(VlRecord) record = vl_record_parse(volume->display, look.record, &error);
-        for (guint i = 0; record && i < record->holders->len; i++) {
-            const VlHolder *holder = record->holders->pdata[i];
-            if (g_str_equal(holder->who.host, daemon->host->id))
-                ghost_from_record(daemon, volume, holder);
-        }
+    g_autoptr(VlRecord) record = look->error ? NULL : vl_record_parse(look->volume->display, look->record, NULL);
+    for (guint i = 0; record && i < record->holders->len; i++) {
+        const VlHolder *holder = record->holders->pdata[i];
+        if (g_str_equal(holder->who.host, daemon->host->id))
+            ghost_from_record(daemon, look->volume, holder);
     }
-    if (look.error && vl_error_code(look.error) == VL_ERR_MISSING) {
+    if (look->error && vl_error_code(look->error) == VL_ERR_MISSING) {
+        VlPlace *place = look->volume->place;
         g_autoptr(GPtrArray) keys = g_ptr_array_new();
-        g_ptr_array_add(keys, (char *)key);
+        g_ptr_array_add(keys, look->volume->key);
         (void)place->store->ops->index_del(place, daemon->host->id, keys, vl_deadline_in(STEP_S), NULL);
     }
-    vl_look_clear(&look);
+}
+
+static void
+sweep_volumes(VlDaemon *daemon, GPtrArray *volumes)
+{
+    for (guint begin = 0; begin < volumes->len && !g_atomic_int_get(&daemon->stopping); begin += SWEEP_AT_ONCE) {
+        VlLook looks[SWEEP_AT_ONCE] = {0};
+        guint n = MIN(volumes->len - begin, SWEEP_AT_ONCE);
+        for (guint i = 0; i < n; i++)
+            looks[i].volume = volumes->pdata[begin + i];
+        (void)looks[0].volume->place->store->ops->look(looks, n, VL_LOOK_RECORD, vl_deadline_in(STEP_S));
+        for (guint i = 0; i < n; i++) {
+            sweep_look(daemon, &looks[i]);
+            vl_look_clear(&looks[i]);
+        }
+    }
+}
+
+static void
+sweep_add(GPtrArray *volumes, VlPlace *place, const char *key, const char *display)
+{
+    VlVolume *volume = place->store->ops->volume_from_key(place, key, display, NULL);
+    if (volume)
+        g_ptr_array_add(volumes, volume);
 }
 
 typedef struct {
@@ -304,8 +346,10 @@ static void
 sweep_job(VlDaemon *daemon, gpointer data)
 {
     Sweep *sweep = data;
+    g_autoptr(GPtrArray) volumes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_volume_unref);
     if (sweep->key) {
-        sweep_volume(daemon, sweep->place, sweep->key, sweep->key);
+        sweep_add(volumes, sweep->place, sweep->key, sweep->key);
+        sweep_volumes(daemon, volumes);
         return;
     }
     g_autoptr(GError) error = NULL;
@@ -320,8 +364,9 @@ sweep_job(VlDaemon *daemon, gpointer data)
     g_hash_table_iter_init(&iter, index);
     while (g_hash_table_iter_next(&iter, &key, &text)) {
         g_auto(GStrv) lines = g_strsplit(text, "\n", 3);
-        sweep_volume(daemon, sweep->place, key, lines[0] && *lines[0] ? lines[0] : key);
+        sweep_add(volumes, sweep->place, key, lines[0] && *lines[0] ? lines[0] : key);
     }
+    sweep_volumes(daemon, volumes);
 }
 
 static void
@@ -411,8 +456,10 @@ wake_places(VlDaemon *daemon, gpointer data)
 void
 vl_adopt_all(VlDaemon *daemon)
 {
+    g_atomic_int_inc(&daemon->adopting); /* not over before all have begun */
     adopt_journal(daemon);
     adopt_status_xmls(daemon);
+    index_adopted(daemon, TRUE, TRUE);
     vl_daemon_run(daemon, wake_places, NULL, NULL);
     g_atomic_int_set(&daemon->ready, 1);
 }

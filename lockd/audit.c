@@ -202,36 +202,36 @@ audit_job(VlDaemon *daemon, gpointer data)
 }
 
 static void
-audit_each(VlDaemon *daemon, VlPlace *place, gboolean only_soon)
+audit_begin(VlDaemon *daemon, VlVm *vm, VlPlace *place)
 {
+    Audit *audit = g_new0(Audit, 1);
+    audit->vm = vl_vm_ref(vm);
+    audit->place = place;
+    vl_daemon_run(daemon, audit_job, audit, audit_free);
+}
+
+void
+vl_audit_tick(VlDaemon *daemon, guint second)
+{
+    guint interval = daemon->settings->audit_interval;
     g_autoptr(GPtrArray) vms = vl_vms_all(daemon->vms);
     for (guint i = 0; i < vms->len; i++) {
         VlVm *vm = vms->pdata[i];
-        if (!g_atomic_int_compare_and_exchange(&vm->audit_soon, 1, 0) && only_soon)
-            continue;
-        Audit *audit = g_new0(Audit, 1);
-        audit->vm = vl_vm_ref(vms->pdata[i]);
-        audit->place = place;
-        vl_daemon_run(daemon, audit_job, audit, audit_free);
+        gboolean soon = g_atomic_int_compare_and_exchange(&vm->audit_soon, 1, 0);
+        if (soon || g_str_hash(vm->who.uuid) % interval == second % interval)
+            audit_begin(daemon, vm, NULL);
     }
-}
-
-void
-vl_audit_begin(VlDaemon *daemon)
-{
-    audit_each(daemon, NULL, FALSE);
-}
-
-void
-vl_audit_soon(VlDaemon *daemon)
-{
-    audit_each(daemon, NULL, TRUE);
 }
 
 void
 vl_audit_place(VlDaemon *daemon, VlPlace *place)
 {
-    audit_each(daemon, place, FALSE);
+    g_autoptr(GPtrArray) vms = vl_vms_all(daemon->vms);
+    for (guint i = 0; i < vms->len; i++) {
+        VlVm *vm = vms->pdata[i];
+        g_atomic_int_set(&vm->audit_soon, 0);
+        audit_begin(daemon, vm, place);
+    }
 }
 
 /* ---- fences that met a shorter entry ---- */

@@ -8,10 +8,10 @@
 
 #include "lockd/daemon.h"
 
-/* All leases, every audit_interval. Called from the main loop; the work is done in the background. */
-void vl_audit_begin(VlDaemon *daemon);
-/* Those of VMs in whose records a claim stood at the last look. Called from the main loop every second. */
-void vl_audit_soon(VlDaemon *daemon);
+/* The VMs whose turn it is in this second, so that each has one per audit_interval and the storage sees no burst; and
+ * those in whose records a claim stood at the last look. Called from the main loop; the work is done in the background.
+ */
+void vl_audit_tick(VlDaemon *daemon, guint second);
 /* All leases in one place, now: after silence, a reconnect, a new session number. */
 void vl_audit_place(VlDaemon *daemon, VlPlace *place);
 /* One VM's leases, now. Its operation lock held. */

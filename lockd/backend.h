@@ -48,11 +48,14 @@ struct VlBackendOps {
      * disk hot-plugged. */
     gboolean (*take)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error);
     /* CPUs are about to run: makes sure that these PARKED leases still are this process's and nobody else had them
-     * since (R1). The caller sets HELD. NULL: they are, as long as they are PARKED. */
+     * since (R1). The caller sets HELD. On failure those that may be stored as HELD are `unwritten`. NULL: they are, as long as
+     * they are PARKED. */
     gboolean (*hold)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const VlCall *call,
                      GError **error);
-    /* In the background, after CPUs stopped; the leases are PARKED. NULL: nothing to write down. */
-    void (*park)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
+    /* In the background, after CPUs stopped, and after a hold() that failed half-way: writes down that these leases are
+     * PARKED under the VM's token, and clears lease->unwritten where that is done. FALSE: come again. NULL: there is
+     * nothing to write down. */
+    gboolean (*park)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error);
     /* libvirt migrates this VM to another host and its CPUs are stopped: what cannot be handed over where it lies must
      * be let go, once QEMU has closed it (R7). Called again and again while it lasts. NULL: nothing. */
     void (*depart)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
@@ -81,8 +84,10 @@ struct VlBackendOps {
      * vl_lose() (audit.h). NULL: they are. */
     void (*audit)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
 
-    /* virtleasectl: members of an object about this volume; about the backend as a whole (NULL: nothing to say); what
-     * list tells of a lease besides the common members (NULL: nothing). */
+    /* virtleasectl show: members of an object about this volume: "place" and "holders" as backend_local.c has them, and
+     * its own. status: the strings "state", "detail" (one line for people) and "problem" (NULL: none) about the backend
+     * as a whole, and its own (NULL: nothing to say). list: what it tells of a lease besides the common members (NULL:
+     * nothing). */
     gboolean (*show)(VlDaemon *daemon, VlVolume *volume, const VlCall *call, JsonBuilder *out, GError **error);
     void (*status)(VlDaemon *daemon, JsonBuilder *out);
     void (*list)(const VlLease *lease, JsonBuilder *out);

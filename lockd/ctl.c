@@ -63,9 +63,16 @@ ctl_status(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *o
         json_builder_end_object(out);
     }
     json_builder_end_array(out);
-    for (guint b = 0; vl_backends[b]; b++)
-        if (vl_backends[b]->status)
-            vl_backends[b]->status(daemon, out);
+    vl_json_begin_list(out, "backends");
+    for (guint b = 0; vl_backends[b]; b++) {
+        if (!vl_backends[b]->status)
+            continue;
+        json_builder_begin_object(out);
+        vl_json_string(out, "name", vl_backends[b]->name);
+        vl_backends[b]->status(daemon, out);
+        json_builder_end_object(out);
+    }
+    json_builder_end_array(out);
     return TRUE;
 }
 

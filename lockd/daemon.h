@@ -26,6 +26,7 @@ typedef struct {
     GMutex claims_lock;
     gint ready;     /* atomic: VMs that ran before us are in the table */
     gint main_tick; /* atomic: seconds of monotonic time at the main loop's last sign of life */
+    gint adopting;  /* atomic: VMs whose first adoption has not ended */
     gint stopping;  /* atomic */
 } VlDaemon;
 

@@ -161,6 +161,7 @@ write_held(VlDaemon *daemon, VlVm *vm, GPtrArray *takes, const char *token, GErr
         g_ptr_array_set_size(next[i]->heirs, 0); /* the CPUs run on here: a migration to elsewhere has failed */
         for (guint k = 0; k < take->set->len; k++)
             vl_addrs_add(holder->addrs, take->set->pdata[k]);
+        take->lease->unwritten = TRUE; /* until all of it is known to be done; see vl_hold_all() */
     }
     ok = vl_cas_ours(leases, next, expect, n, vl_deadline_in(STEP_S), error);
     for (guint i = 0; i < n; i++)
@@ -238,33 +239,49 @@ vl_hold_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token
 
 /* ---- parking ---- */
 
-/* Brings one stored record from HELD to PARKED. The first try uses what is known to be stored, because a migration's
- * destination waits for it. */
+/* As it must be stored while the CPUs stand still: PARKED, under the token that libvirt has. */
+static void
+park_holder(const VlVm *vm, VlHolder *holder)
+{
+    holder->held = FALSE;
+    g_free(holder->token);
+    holder->token = g_strdup(vm->token);
+}
+
+/* Reads one record and brings it from HELD to PARKED. */
 static gboolean
 park_one(VlVm *vm, VlLease *lease, GError **error)
 {
     for (guint attempt = 0; attempt < PARK_ATTEMPTS; attempt++) {
-        g_autoptr(VlRecord) next = vl_record_copy(lease->record);
-        VlHolder *holder = vl_record_find(next, &vm->who);
-        VlRecord *write = next;
-        if (!holder || !holder->held || next->claim)
-            return TRUE; /* not ours to write any more, or a claim stands */
-        holder->held = FALSE;
-        g_clear_error(error);
-        if (vl_cas_records(&lease, &write, &lease->raw, 1, vl_deadline_in(STEP_S), error))
-            return TRUE;
         g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
         VlTake *take = vl_take_new(lease);
         g_ptr_array_add(takes, take);
-        if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), NULL))
-            continue;
+        g_clear_error(error);
+        if (!vl_take_look(takes, VL_LOOK_RECORD, vl_deadline_in(STEP_S), error))
+            return FALSE;
+        g_autoptr(VlRecord) next = vl_record_copy(take->record);
+        VlHolder *holder = vl_record_find(next, &vm->who);
+        VlRecord *write = next;
         vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
-                            vl_record_copy(take->record));
+                            g_steal_pointer(&take->record));
+        if (!holder || (!holder->held && g_strcmp0(holder->token, vm->token) == 0))
+            return TRUE; /* not ours to write any more, or done */
+        if (next->claim) {
+            vl_set_error(error, VL_ERR_HELD, "%s: host %s is about to take it over", lease->volume->display,
+                         next->claim->host_name);
+            return FALSE;
+        }
+        park_holder(vm, holder);
+        if (vl_cas_records(&lease, &write, &lease->raw, 1, vl_deadline_in(STEP_S), error))
+            return TRUE;
+        if (vl_error_code(*error) != VL_ERR_CHANGED)
+            return FALSE;
     }
     return FALSE;
 }
 
-/* All disks at once, from what is known to be stored. What this does not get done, park_one() looks into. */
+/* All disks at once, from what is known to be stored, because a migration's destination waits for it. What this does
+ * not get done stays `unwritten`, and park_one() looks into it. */
 static void
 park_known(VlVm *vm, GPtrArray *leases)
 {
@@ -274,28 +291,38 @@ park_known(VlVm *vm, GPtrArray *leases)
     g_autofree GBytes **expect = g_new0(GBytes *, leases->len + 1);
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
-        const VlHolder *holder = vl_lease_holder(lease);
-        if (!holder || !holder->held || lease->record->claim)
+        if (!vl_lease_holder(lease) || lease->record->claim)
             continue;
         held[n] = lease;
         expect[n] = lease->raw;
         next[n] = vl_record_copy(lease->record);
-        vl_record_find(next[n], &vm->who)->held = FALSE;
+        park_holder(vm, vl_record_find(next[n], &vm->who));
         n++;
     }
     (void)vl_cas_ours(held, next, expect, n, vl_deadline_in(STEP_S), NULL);
-    for (guint i = 0; i < n; i++)
+    for (guint i = 0; i < n; i++) {
+        held[i]->unwritten = g_strcmp0(held[i]->record->write, next[i]->write) != 0;
         vl_record_free(next[i]);
+    }
 }
 
-void
-vl_park_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
+gboolean
+vl_park_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
 {
+    gboolean ok = TRUE;
     park_known(vm, leases);
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
-        g_autoptr(GError) error = NULL;
-        if (!park_one(vm, lease, &error))
-            g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);
+        g_autoptr(GError) local = NULL;
+        lease->unwritten = lease->unwritten && !park_one(vm, lease, &local);
+        if (!lease->unwritten)
+            continue;
+        gboolean away = vl_error_code(local) == VL_ERR_STORAGE; /* the others would only wait as long for nothing */
+        if (ok)
+            g_propagate_error(error, g_steal_pointer(&local));
+        ok = FALSE;
+        if (away)
+            break;
     }
+    return ok;
 }

@@ -12,7 +12,7 @@ gboolean vl_hold_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const ch
                          GError **error);
 
 /* VlBackendOps.park for lease records. */
-void vl_park_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
+gboolean vl_park_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error);
 
 /* Client addresses on the volume that belong to this very QEMU: newer than the process, on an address that one of its
  * own sockets uses. */

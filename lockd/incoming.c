@@ -117,16 +117,12 @@ refuse_stale(VlTake *take, const char *why, GError **error)
                  take->lease->volume->display, why, who);
 }
 
-/* TRUE: handed over or inherited. FALSE with CHANGED: not yet, look again. */
+/* TRUE: inherited, or it can be handed over now. FALSE with CHANGED: not yet, look again. */
 static gboolean
-finish_one(VlDaemon *daemon, VlVm *vm, VlTake *take, const char *token, GError **error)
+may_finish(VlVm *vm, VlTake *take, const char *token, GError **error)
 {
-    VlLease *lease = take->lease;
-    if (vl_record_find(take->record, &vm->who)) {
-        vl_lease_set_record(lease, g_bytes_ref(take->look.record), vl_record_copy(take->record));
-        vl_lease_set_state(lease, VL_LEASE_PARKED, "inherited from the source");
+    if (vl_record_find(take->record, &vm->who))
         return TRUE;
-    }
     const VlHolder *source = source_of(take->record, vm);
     if (!source || !vl_record_find_heir(take->record, &vm->who)) {
         refuse_stale(take, "its lease went elsewhere while the migration came in, so the memory here is stale", error);
@@ -143,12 +139,24 @@ finish_one(VlDaemon *daemon, VlVm *vm, VlTake *take, const char *token, GError *
     }
     if (source->held || take->record->claim) {
         vl_set_error(error, VL_ERR_CHANGED, "%s: host %s has not yet said that it stopped the VM",
-                     lease->volume->display, source->host_name);
+                     take->lease->volume->display, source->host_name);
         return FALSE;
+    }
+    return TRUE;
+}
+
+static gboolean
+finish_one(VlDaemon *daemon, VlVm *vm, VlTake *take, GError **error)
+{
+    VlLease *lease = take->lease;
+    if (vl_record_find(take->record, &vm->who)) {
+        vl_lease_set_record(lease, g_bytes_ref(take->look.record), vl_record_copy(take->record));
+        vl_lease_set_state(lease, VL_LEASE_PARKED, "inherited from the source");
+        return TRUE;
     }
     VL_FAULT("before-hand-over");
     g_autoptr(VlHolder) me = vl_take_holder(daemon, vm, lease->volume->place);
-    g_autoptr(VlRecord) next = vl_rules_handed_over(take->record, source, me);
+    g_autoptr(VlRecord) next = vl_rules_handed_over(take->record, source_of(take->record, vm), me);
     VlRecord *write = next;
     if (!vl_cas_records(&lease, &write, &take->look.record, 1, vl_deadline_in(STEP_S), error))
         return FALSE;
@@ -185,7 +193,10 @@ vl_incoming_finish_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const 
         g_autoptr(GError) local = NULL;
         gboolean ok = takes->len == 0 || vl_take_look(takes, VL_LOOK_RECORD, vl_call_within(call, STEP_S), &local);
         for (guint i = 0; i < takes->len && ok; i++)
-            ok = finish_one(daemon, vm, takes->pdata[i], token, &local);
+            ok = may_finish(vm, takes->pdata[i], token, &local);
+        /* None before all of them can be: a source that resumes would have to wait until the others come back. */
+        for (guint i = 0; i < takes->len && ok; i++)
+            ok = finish_one(daemon, vm, takes->pdata[i], &local);
         if (ok)
             return TRUE;
         enum vl_error code = vl_error_code(local);

@@ -202,11 +202,10 @@ add_spec(JsonBuilder *builder, const struct vl_volume_spec *spec)
     json_builder_end_object(builder);
 }
 
-gboolean
-vl_journal_write(VlJournal *journal, VlVm *vm, GError **error)
+static JsonBuilder *
+vm_json(const VlVm *vm)
 {
-    g_autofree char *path = vm_path(journal, &vm->who);
-    g_autoptr(JsonBuilder) builder = json_builder_new();
+    JsonBuilder *builder = json_builder_new();
     json_builder_begin_object(builder);
     add_string(builder, "host", vm->who.host);
     add_string(builder, "boot", vm->who.boot);
@@ -216,14 +215,33 @@ vl_journal_write(VlJournal *journal, VlVm *vm, GError **error)
     add_string(builder, "name", vm->name);
     add_string(builder, "uri", vm->uri);
     add_int(builder, "action", vm->action);
-    add_int(builder, "ever_held", vm->ever_held);
     json_builder_set_member_name(builder, "volumes");
     json_builder_begin_array(builder);
     for (guint i = 0; i < vm->leases->len; i++)
         add_spec(builder, &((VlLease *)vm->leases->pdata[i])->spec);
     json_builder_end_array(builder);
     json_builder_end_object(builder);
+    return builder;
+}
+
+gboolean
+vl_journal_write(VlJournal *journal, VlVm *vm, GError **error)
+{
+    g_autofree char *path = vm_path(journal, &vm->who);
+    g_autoptr(JsonBuilder) builder = vm_json(vm);
     return write_json(path, builder, error);
+}
+
+gboolean
+vl_journal_ensure(VlJournal *journal, VlVm *vm, GError **error)
+{
+    g_autofree char *path = vm_path(journal, &vm->who);
+    g_autofree char *there = NULL;
+    g_autoptr(JsonBuilder) builder = vm_json(vm);
+    g_autoptr(JsonNode) root = json_builder_get_root(builder);
+    g_autofree char *text = json_to_string(root, TRUE);
+    return (g_file_get_contents(path, &there, NULL, NULL) && g_str_equal(there, text)) ||
+           vl_journal_write(journal, vm, error);
 }
 
 void
@@ -286,7 +304,6 @@ read_vm(JsonObject *object)
     vm->name = get_string(object, "name");
     vm->uri = get_string(object, "uri");
     vm->action = (int)get_int(object, "action", 0);
-    vm->ever_held = get_int(object, "ever_held", 1) != 0;
     JsonNode *node = json_object_get_member(object, "volumes");
     JsonArray *volumes = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
     for (guint i = 0; volumes && i < json_array_get_length(volumes); i++) {

@@ -27,13 +27,14 @@ typedef struct {
     VlIncarnation who;
     char *name, *uri;
     int action;
-    gboolean ever_held;
     GPtrArray *specs; /* of struct vl_volume_spec */
 } VlJournalVm;
 void vl_journal_vm_free(VlJournalVm *vm);
 
 /* Call with the VM's operation lock held. */
 gboolean vl_journal_write(VlJournal *journal, VlVm *vm, GError **error);
+/* The same, unless the file says so already: then it was written and synced in an earlier life of this daemon. */
+gboolean vl_journal_ensure(VlJournal *journal, VlVm *vm, GError **error);
 void vl_journal_remove(VlJournal *journal, const VlIncarnation *who);
 GPtrArray *vl_journal_read(VlJournal *journal); /* of VlJournalVm; broken files are logged and set aside */
 

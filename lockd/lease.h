@@ -41,14 +41,15 @@ typedef struct {
     gboolean seen;   /* the status XML has named it; before that, an attach may still be under way */
     /* Written with the VM table's lock held; read by others only with it held. */
     VlLeaseState state;
-    gint64 since;     /* unix seconds of the last change of state */
-    VlRecord *record; /* as last known to be stored; NULL before the first look */
+    gint64 since;       /* unix seconds of the last change of state */
+    VlRecord *record;   /* as last known to be stored; NULL before the first look */
+    gboolean unindexed; /* kept, and not yet written to the index (keep.h) */
     /* For whoever holds the VM's operation lock. */
     GBytes *raw;           /* the bytes of `record` */
     GPtrArray *baseline;   /* of char *: clients seen on the volume before this QEMU existed, or NULL */
     gboolean open_already; /* QEMU had it open before we came: its client is found by socket, not by novelty */
     gboolean kept;         /* the record named this running QEMU before we came */
-    gboolean unwritten;    /* PARKED here, what is stored still says HELD */
+    gboolean unwritten;    /* PARKED here; what is stored may still say HELD, or another token than the VM's */
     void *priv;            /* the backend's, of volumes without a record; let go of by its lease_clear */
 } VlLease;
 

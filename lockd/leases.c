@@ -58,6 +58,55 @@ vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
     return FALSE;
 }
 
+/* ---- writing down that leases are parked ---- */
+
+static gboolean
+park_round(VlDaemon *daemon, VlVm *vm, GError **error)
+{
+    gboolean ok = TRUE;
+    for (guint b = 0; vl_backends[b]; b++) {
+        g_autoptr(GPtrArray) share = vl_backend_share(vl_backends[b], vm->leases, VL_LEASE_PARKED);
+        for (guint i = share->len; i > 0; i--) {
+            VlLease *lease = share->pdata[i - 1];
+            lease->unwritten = lease->unwritten && vl_backends[b]->park;
+            if (!lease->unwritten)
+                g_ptr_array_remove_index(share, i - 1);
+        }
+        if (share->len && !vl_backends[b]->park(daemon, vm, share, ok ? error : NULL))
+            ok = FALSE;
+    }
+    return ok;
+}
+
+/* Storage that is away is waited for: what stays behind would keep a migration's destination out for good. */
+static void
+park_job(VlDaemon *daemon, gpointer data)
+{
+    VlVm *vm = data;
+    for (guint attempt = 0; !g_atomic_int_get(&daemon->stopping); attempt++) {
+        VlCall call = {.deadline = vl_deadline_in(2 * RETRY_S), .gone = &vm->exited};
+        g_autoptr(GError) error = NULL;
+        g_mutex_lock(&vm->op);
+        gboolean ok = park_round(daemon, vm, &error);
+        g_mutex_unlock(&vm->op);
+        if (ok || g_atomic_int_get(&vm->exited))
+            break;
+        if (!attempt)
+            g_warning("VM %s: the stored lease still says held although it is paused: %s", vm->name, error->message);
+        vl_clock_sleep_until(vl_deadline_in(RETRY_S), &call);
+    }
+}
+
+static void
+park_later(VlDaemon *daemon, VlVm *vm)
+{
+    gboolean any = FALSE;
+    for (guint i = 0; i < vm->leases->len; i++)
+        any = any || ((VlLease *)vm->leases->pdata[i])->unwritten;
+    if (any)
+        vl_daemon_run(daemon, park_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+}
+
 /* ---- holding ---- */
 
 static gboolean
@@ -101,8 +150,12 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
     /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them.
      */
     g_autofree char *token = parked->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
-    if (!hold_each(daemon, vm, parked, token, call, error))
+    if (!hold_each(daemon, vm, parked, token, call, error)) {
+        /* Some may be stored as HELD by now, under a token that libvirt was never told; a migration of this paused VM
+         * would present the old one, which the others still have. All go back to that. */
+        park_later(daemon, vm);
         return FALSE;
+    }
     for (guint i = 0; i < parked->len; i++) {
         VlLease *lease = parked->pdata[i];
         lease->unwritten = FALSE;
@@ -120,42 +173,18 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
 
 /* ---- parking ---- */
 
-static void
-park_job(VlDaemon *daemon, gpointer data)
-{
-    VlVm *vm = data;
-    g_autoptr(GPtrArray) unwritten = g_ptr_array_new();
-    g_mutex_lock(&vm->op);
-    for (guint i = 0; i < vm->leases->len; i++) {
-        VlLease *lease = vm->leases->pdata[i];
-        if (lease->unwritten && lease->state == VL_LEASE_PARKED)
-            g_ptr_array_add(unwritten, lease);
-    }
-    for (guint b = 0; vl_backends[b]; b++) {
-        g_autoptr(GPtrArray) share = vl_backend_share(vl_backends[b], unwritten, VL_LEASE_PARKED);
-        for (guint i = 0; i < share->len; i++)
-            ((VlLease *)share->pdata[i])->unwritten = FALSE;
-        if (share->len && vl_backends[b]->park)
-            vl_backends[b]->park(daemon, vm, share);
-    }
-    g_mutex_unlock(&vm->op);
-}
-
 void
 vl_park_all(VlDaemon *daemon, VlVm *vm)
 {
-    gboolean any = FALSE;
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
         if (lease->state != VL_LEASE_HELD)
             continue;
         vl_lease_set_state(lease, VL_LEASE_PARKED, "CPUs stopped");
         lease->unwritten = TRUE;
-        any = TRUE;
     }
     vl_vm_set_running(vm, FALSE);
-    if (any)
-        vl_daemon_run(daemon, park_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+    park_later(daemon, vm);
 }
 
 char *

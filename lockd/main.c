@@ -19,6 +19,7 @@
 #include "lockd/rescan.h"
 #include "lockd/server.h"
 #include "lockd/store_rbd.h"
+#include "lockd/successor.h"
 
 #ifdef HAVE_SYSTEMD
 #include <systemd/sd-daemon.h>
@@ -26,6 +27,7 @@
 
 #define TICK_S      1
 #define STOP_WAIT_S 10
+#define DESCRIPTORS 65536
 
 enum { EXIT_CONFIG = 2, EXIT_START = 3 };
 
@@ -137,9 +139,8 @@ on_tick(gpointer data)
     vl_refence_begin(loop->daemon);
     g_autoptr(GPtrArray) kernel = vl_krbd_clients("/sys", TRUE);
     vl_sessions_set_krbd(loop->daemon->sessions, kernel);
-    vl_audit_soon(loop->daemon);
-    if (++loop->seconds % loop->daemon->settings->audit_interval == 0)
-        vl_audit_begin(loop->daemon);
+    vl_successor_begin(loop->daemon);
+    vl_audit_tick(loop->daemon, ++loop->seconds);
     return G_SOURCE_CONTINUE;
 }
 
@@ -177,17 +178,6 @@ daemon_open(VlDaemon *daemon, GError **error)
     daemon->sessions = vl_sessions_new(daemon->host, daemon->settings->dead_after, &events);
     g_atomic_int_set(&daemon->main_tick, (gint)(g_get_monotonic_time() / G_USEC_PER_SEC));
     return vl_backends_start(daemon, error);
-}
-
-/* One descriptor per VM and per lock file. */
-static void
-raise_descriptors(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 /* Running VMs keep their leases: what we leave behind is a session with an announced silence. Threads of calls that
@@ -230,6 +220,18 @@ run(VlDaemon *daemon)
     daemon_close(daemon, server);
     g_main_loop_unref(loop.loop);
     return EXIT_SUCCESS;
+}
+
+/* A pidfd per VM, a lock file per local volume and a connection per call: the usual 1024 are too few for a host full of
+ * VMs. */
+static void
+raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = MIN(limit.rlim_max, DESCRIPTORS);
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 int
@@ -276,7 +278,7 @@ main(int argc, char **argv)
     tzset();
     g_log_set_writer_func(log_write, NULL, NULL);
     signal(SIGPIPE, SIG_IGN);
-    raise_descriptors();
+    raise_descriptor_limit();
     VlDaemon *daemon = vl_daemon_new();
     daemon->settings = settings;
     return run(daemon);

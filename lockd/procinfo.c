@@ -2,7 +2,6 @@
 #include "lockd/procinfo.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ifaddrs.h>
@@ -18,8 +17,7 @@
 
 /* A command line is bounded by the kernel at a quarter of the stack limit, at most 6 MiB
  * (fs/exec.c, bprm_stack_limits). */
-#define CMDLINE_MAX      (8 * 1024 * 1024)
-#define TCP_LISTEN_STATE 0x0A /* include/net/tcp_states.h */
+#define CMDLINE_MAX (8 * 1024 * 1024)
 
 /* Files of /proc have size 0, so g_file_get_contents() is right, but it aborts on no limit. */
 static char *
@@ -150,104 +148,20 @@ vl_proc_is_qemu_of(pid_t pid, const char *uuid)
     return FALSE;
 }
 
-/* Socket inodes among the descriptors of a process, as a set of guint64. */
-static GHashTable *
-socket_inodes(pid_t pid, GError **error)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd", (int)pid);
-    DIR *dir = pid > 0 ? opendir(path) : NULL;
-    if (!dir) {
-        if (pid <= 0 || errno == ENOENT || errno == ESRCH)
-            set_missing(error, pid);
-        else
-            vl_set_error(error, VL_ERR_INTERNAL, "cannot read %s: %s", path, g_strerror(errno));
-        return NULL;
-    }
-    GHashTable *inodes = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, NULL);
-    struct dirent *entry;
-    while ((entry = readdir(dir))) {
-        char link[64];
-        ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof link - 1);
-        guint64 inode;
-        if (n < 0)
-            continue; /* "." and "..", or closed meanwhile */
-        link[n] = '\0';
-        if (sscanf(link, "socket:[%" G_GUINT64_FORMAT "]", &inode) == 1)
-            g_hash_table_add(inodes, g_memdup2(&inode, sizeof inode));
-    }
-    closedir(dir);
-    return inodes;
-}
-
-/* Text of an address; IPv4-mapped IPv6 as IPv4, because Ceph prints it that way where the socket is
- * dual-stack. NULL for the unspecified address. */
-static char *
-ip_text(int family, const void *address)
+char *
+vl_ip_text(int family, const void *address)
 {
     char text[INET6_ADDRSTRLEN];
     if (family == AF_INET6) {
         const struct in6_addr *in6 = address;
         if (IN6_IS_ADDR_V4MAPPED(in6))
-            return ip_text(AF_INET, &in6->s6_addr[12]);
+            return vl_ip_text(AF_INET, &in6->s6_addr[12]);
         if (IN6_IS_ADDR_UNSPECIFIED(in6))
             return NULL;
     } else if (memcmp(address, &(struct in_addr){0}, sizeof(struct in_addr)) == 0) {
         return NULL;
     }
     return g_strdup(inet_ntop(family, address, text, sizeof text));
-}
-
-/* One line of net/tcp or net/tcp6. The kernel prints an address as big-endian words, each as a
- * native 32-bit number (net/ipv4/tcp_ipv4.c, get_tcp4_sock; net/ipv6/tcp_ipv6.c, get_tcp6_sock). */
-static char *
-tcp_line_local_ip(const char *line, GHashTable *inodes)
-{
-    char hex[33];
-    unsigned int state;
-    guint64 inode;
-    if (sscanf(line,
-               " %*u: %32[0-9A-F]:%*x %*[0-9A-F]:%*x %x %*x:%*x %*x:%*x %*x %*u %*u"
-               " %" G_GUINT64_FORMAT,
-               hex, &state, &inode) != 3 ||
-        state == TCP_LISTEN_STATE || !g_hash_table_contains(inodes, &inode))
-        return NULL;
-    size_t words = strlen(hex) / 8;
-    guint32 address[4] = {0};
-    for (size_t i = 0; i < words; i++)
-        if (sscanf(hex + 8 * i, "%8x", &address[i]) != 1)
-            return NULL;
-    return ip_text(words == 4 ? AF_INET6 : AF_INET, address);
-}
-
-GHashTable *
-vl_proc_local_ips(pid_t pid, GError **error)
-{
-    g_autoptr(GHashTable) inodes = socket_inodes(pid, error);
-    if (!inodes)
-        return NULL;
-    g_autoptr(GHashTable) ips = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    static const char *const tables[] = {"tcp", "tcp6"};
-    for (gsize i = 0; i < G_N_ELEMENTS(tables) && g_hash_table_size(inodes) > 0; i++) {
-        g_autofree char *path = g_strdup_printf("/proc/%d/net/%s", (int)pid, tables[i]);
-        FILE *file = fopen(path, "re");
-        if (!file && errno == ENOENT && i == 1)
-            continue; /* a kernel without IPv6 */
-        if (!file) {
-            vl_set_error(error, errno == EACCES ? VL_ERR_INTERNAL : VL_ERR_MISSING, "cannot read %s: %s", path,
-                         g_strerror(errno));
-            return NULL;
-        }
-        char *line = NULL;
-        size_t size = 0;
-        while (getline(&line, &size, file) >= 0) {
-            char *ip = tcp_line_local_ip(line, inodes);
-            if (ip)
-                g_hash_table_add(ips, ip);
-        }
-        free(line);
-        fclose(file);
-    }
-    return g_steal_pointer(&ips);
 }
 
 GHashTable *
@@ -264,9 +178,9 @@ vl_host_ips(void)
         for (struct ifaddrs *i = list; i; i = i->ifa_next) {
             char *ip = NULL;
             if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET)
-                ip = ip_text(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr);
+                ip = vl_ip_text(AF_INET, &((struct sockaddr_in *)(void *)i->ifa_addr)->sin_addr);
             else if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET6)
-                ip = ip_text(AF_INET6, &((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr);
+                ip = vl_ip_text(AF_INET6, &((struct sockaddr_in6 *)(void *)i->ifa_addr)->sin6_addr);
             if (ip && (g_str_has_prefix(ip, "127.") || strcmp(ip, "::1") == 0) == loopback)
                 g_hash_table_add(ips, g_steal_pointer(&ip));
             g_free(ip);
@@ -422,5 +336,5 @@ vl_addr_ip(const char *addr)
     }
     if (inet_pton(family, ip, bytes) != 1)
         return NULL;
-    return ip_text(family, bytes);
+    return vl_ip_text(family, bytes);
 }

@@ -21,11 +21,15 @@ gboolean vl_proc_kill(int pidfd, int signal); /* pidfd_send_signal */
 /* The command line holds "-uuid UUID" (libvirt always passes it), i.e. this is that VM's QEMU. */
 gboolean vl_proc_is_qemu_of(pid_t pid, const char *uuid);
 
-/* Local IP addresses (text; IPv4-mapped IPv6 as IPv4) of the TCP sockets this very process has
- * open: socket inodes of /proc/PID/fd looked up in /proc/PID/net/tcp and tcp6 (so in that process's
- * network namespace), listening ones left out. A set (char * -> itself); MISSING if there is no
- * such process. */
+/* Local IP addresses (text; IPv4-mapped IPv6 as IPv4) of the TCP connections this very process has
+ * open. A set (char * -> itself); MISSING if there is no such process. Fast where the kernel gives us its
+ * descriptors (pidfd_getfd); else from the tables in /proc/PID/net, which takes some 10 ms. */
 GHashTable *vl_proc_local_ips(pid_t pid, GError **error);
+GHashTable *vl_proc_local_ips_from_tables(pid_t pid, GError **error);
+
+/* Text of an address (struct in_addr or in6_addr); IPv4-mapped IPv6 as IPv4, because Ceph prints it that
+ * way where the socket is dual-stack. NULL for the unspecified address. */
+char *vl_ip_text(int family, const void *address);
 
 /* IP addresses of this host's interfaces except 127.0.0.0/8 and ::1, unless there are no others.
  * Many of them (bridges, link-local ones) say nothing about which host this is. */

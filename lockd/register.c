@@ -155,7 +155,8 @@ register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCa
     if (!domain)
         return FALSE;
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
-    if (!vl_disks_add(daemon, vm, domain, call, fresh, error))
+    VlDomain named = {.disks = request->disks}; /* <disk type='volume'> has its path here only */
+    if (!vl_disks_add(daemon, vm, domain, call, fresh, error) || !vl_disks_add(daemon, vm, &named, call, fresh, error))
         return FALSE;
     if (must_enrol(daemon, vm, request, ret_enrol))
         return TRUE;

@@ -123,7 +123,7 @@ static int
 decode_descriptor(const struct vl_field *field, GArray *descriptors)
 {
     gint64 number = 0;
-    int r = descriptors->len >= VL_SANLOCK_MAX ? -EMSGSIZE : decode_number(field, G_MAXINT32, &number);
+    int r = descriptors->len >= VL_SANLOCK_WANT_MAX ? -EMSGSIZE : decode_number(field, G_MAXINT32, &number);
     int fd = (int)number;
     if (r == 0)
         g_array_append_val(descriptors, fd);

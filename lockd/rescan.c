@@ -135,11 +135,16 @@ vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **erro
 }
 
 /* libvirt writes a disk into the XML after it was attached; at a resume all of them are there. When that cannot be
- * told, CPUs may be about to run. */
+ * told, CPUs may be about to run. (A <disk type='volume'> is there without its path.) */
 static gboolean
 in_xml(VlDaemon *daemon, VlVm *vm, GPtrArray *fresh, const VlCall *call)
 {
     g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, call, NULL);
+    for (guint i = 0; domain && i < domain->disks->len; i++) {
+        const struct vl_volume_spec *spec = &((VlDisk *)domain->disks->pdata[i])->spec;
+        if (spec->kind == VL_VOLUME_OTHER && g_str_has_prefix(spec->path, "volume:"))
+            return TRUE;
+    }
     for (guint i = 0; domain && i < fresh->len; i++)
         if (named(domain, fresh->pdata[i]))
             return TRUE;

@@ -77,6 +77,14 @@ vl_rules_is_previous(const VlRecord *record, const VlIncarnation *who)
     return record->previous && vl_incarnation_equal(&record->previous->who, who);
 }
 
+gboolean
+vl_rules_may_succeed(const VlRecord *record, const VlIncarnation *me, const VlHolder *previous)
+{
+    const VlHolder *holder = vl_record_find(record, me);
+    return holder && holder->held && !record->claim && !record->shared &&
+           vl_rules_is_previous(record, &previous->who) && record->previous->session == previous->session;
+}
+
 VlRecord *
 vl_rules_freed(const VlRecord *record, const VlIncarnation *who, gint64 now)
 {

@@ -55,6 +55,10 @@ gboolean vl_rules_fence_lapsed(const VlRecord *record, gint64 now);
 /* `who` handed the lease over by token, and gets it back if the one it was handed to never ran (R1). */
 gboolean vl_rules_is_previous(const VlRecord *record, const VlIncarnation *who);
 
+/* May `me` do away with what the one who handed it the lease has left on the image: the record says that `me` has it,
+ * HELD and without a claim, and that `previous`, as it was judged, stands. */
+gboolean vl_rules_may_succeed(const VlRecord *record, const VlIncarnation *me, const VlHolder *previous);
+
 /* Watchers that nothing explains: not recorded by a holder, not fenced. Of VlWatcher, borrowed. */
 GPtrArray *vl_rules_unexplained(const VlRecord *record, const GPtrArray *watchers);
 

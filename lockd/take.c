@@ -346,6 +346,12 @@ take_rounds(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
     }
 }
 
+char *
+vl_take_index_text(const VlVm *vm, const VlVolume *volume)
+{
+    return g_strdup_printf("%s\n%s\n%s", volume->display, vm->who.uuid, vm->name);
+}
+
 gboolean
 vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error)
 {
@@ -364,8 +370,7 @@ vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *ca
         for (guint k = i; k < leases->len; k++) {
             VlVolume *volume = ((VlLease *)leases->pdata[k])->volume;
             if (volume->place == place)
-                g_hash_table_insert(entries, volume->key,
-                                    g_strdup_printf("%s\n%s\n%s", volume->display, vm->who.uuid, vm->name));
+                g_hash_table_insert(entries, volume->key, vl_take_index_text(vm, volume));
         }
         if (!place->store->ops->index_set(place, daemon->host->id, entries, vl_call_within(call, STEP_S), error))
             return FALSE;

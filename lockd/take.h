@@ -49,6 +49,9 @@ gboolean vl_cas_ours(VlLease *const *leases, VlRecord *const *next, GBytes *cons
 /* Session and index for these leases of the VM, written before the first compare-and-swap (R18). */
 gboolean vl_take_announce(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error);
 
+/* What the index says of a volume this VM leases. */
+char *vl_take_index_text(const VlVm *vm, const VlVolume *volume);
+
 /* Our entry for a record. */
 VlHolder *vl_take_holder(VlDaemon *daemon, VlVm *vm, VlPlace *place);
 

@@ -149,6 +149,19 @@ add_sessions(JsonArray *sessions, GString *out)
     }
 }
 
+static void
+add_backends(JsonObject *answer, GString *out)
+{
+    JsonArray *backends = array_of(answer, "backends");
+    for (guint i = 0; i < count_of(answer, "backends"); i++) {
+        JsonObject *backend = object_at(backends, i);
+        g_autofree char *problem = tool_printable(string_of(backend, "problem"));
+        add_line(out, string_of(backend, "name"), "%s, %s", string_of(backend, "state"), string_of(backend, "detail"));
+        if (*problem)
+            add_line(out, "", "PROBLEM: %s", problem);
+    }
+}
+
 void
 tool_text_status(JsonObject *answer, gint64 now, GString *out)
 {
@@ -161,11 +174,12 @@ tool_text_status(JsonObject *answer, gint64 now, GString *out)
     add_line(out, "Takeover",
              "of hosts silent for %" G_GINT64_FORMAT " s; a VM's start waits at most %" G_GINT64_FORMAT " s for it",
              int_of(answer, "dead_after", 0), int_of(answer, "takeover_wait", 0));
+    add_backends(answer, out);
     g_string_append_c(out, '\n');
     if (count_of(answer, "sessions"))
         add_sessions(array_of(answer, "sessions"), out);
     else
-        g_string_append(out, "No session: no VM has needed a lease yet.\n");
+        g_string_append(out, "No session: no VM has needed a lease of an RBD image yet.\n");
 }
 
 /* ---- list ---- */
@@ -198,12 +212,21 @@ add_holder(JsonObject *holder, GString *out)
 {
     g_autofree char *since = time_of(holder, "since");
     g_autofree char *addrs = strings_of(holder, "addrs", "none recorded yet");
-    add_line(out, "Holder", "VM %s (%s)", string_of(holder, "vm"), string_of(holder, "uuid"));
-    add_line(out, "", "on host %s (id %s, session %" G_GINT64_FORMAT "), process %" G_GINT64_FORMAT,
-             string_of(holder, "host"), string_of(holder, "host_id"), int_of(holder, "session", 0),
-             int_of(holder, "pid", 0));
-    add_line(out, "", "%s since %s", string_of(holder, "state"), *since ? since : "-");
-    add_line(out, "", "addresses to fence: %s", addrs);
+    if (*string_of(holder, "vm"))
+        add_line(out, "Holder", "VM %s (%s)", string_of(holder, "vm"), string_of(holder, "uuid"));
+    if (array_of(holder, "addrs"))
+        add_line(out, "", "on host %s (id %s, session %" G_GINT64_FORMAT "), process %" G_GINT64_FORMAT,
+                 string_of(holder, "host"), string_of(holder, "host_id"), int_of(holder, "session", 0),
+                 int_of(holder, "pid", 0));
+    else if (int_of(holder, "pid", 0))
+        add_line(out, "", "on host %s, process %" G_GINT64_FORMAT, string_of(holder, "host"), int_of(holder, "pid", 0));
+    else
+        add_line(out, *string_of(holder, "vm") ? "" : "Holder", "host %s", string_of(holder, "host"));
+    if (*since || *string_of(holder, "state"))
+        add_line(out, "", "%s since %s", *string_of(holder, "state") ? string_of(holder, "state") : "held",
+                 *since ? since : "-");
+    if (array_of(holder, "addrs"))
+        add_line(out, "", "addresses to fence: %s", addrs);
 }
 
 static void
@@ -269,13 +292,19 @@ tool_text_show(JsonObject *answer, gint64 now, GString *out)
     JsonObject *claim = object_of(answer, "claim");
     add_line(out, "Volume", "%s, in %s", string_of(answer, "volume"), string_of(answer, "place"));
     add_line(out, "Key", "%s", string_of(answer, "key"));
-    add_line(out, "Lease", "%s, epoch %" G_GINT64_FORMAT,
-             count_of(answer, "holders") ? string_of(answer, "mode") : "free", int_of(answer, "epoch", 0));
+    const char *mode = *string_of(answer, "mode") ? string_of(answer, "mode") : "held";
+    if (value_of(answer, "epoch"))
+        add_line(out, "Lease", "%s, epoch %" G_GINT64_FORMAT, count_of(answer, "holders") ? mode : "free",
+                 int_of(answer, "epoch", 0));
+    else
+        add_line(out, "Lease", "%s, guarded by %s", count_of(answer, "holders") ? mode : "free",
+                 string_of(answer, "backend"));
     for (guint i = 0; i < count_of(answer, "holders"); i++)
         add_holder(object_at(holders, i), out);
     if (claim)
         add_claim(claim, out);
-    add_in_use(answer, out);
+    if (array_of(answer, "watchers"))
+        add_in_use(answer, out);
     add_fenced(answer, now, out);
 }
 

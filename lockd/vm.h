@@ -40,9 +40,13 @@ struct VlVm {
     gboolean leftover;  /* a detached image is still open in QEMU */
     gint audit_soon;    /* atomic: another host's claim stands in a record of ours; see what becomes of it */
     gint rescan;        /* atomic: 0 idle, 1 a rescan is under way, 2 and another is wanted */
-    char *token;        /* current hand-over token */
-    gboolean enrolling; /* its child is registering with sanlock and will ask once more */
-    GArray *sanlock;    /* of int: QEMU's descriptors that are registered with sanlock; NULL: not known */
+    gint source_looked; /* atomic: a look at the source of its migration is under way; what follows is that look's */
+    guint64 source_counter; /* of the source's session, as last read */
+    gint64 source_moved;    /* vl_clock_now() when the source's host was last seen alive; 0 = not yet */
+    gboolean source_told;   /* why a dead source is left alone has been logged */
+    char *token;            /* current hand-over token */
+    gboolean enrolling;     /* its child is registering with sanlock and will ask once more */
+    GArray *sanlock;        /* of int: QEMU's descriptors that are registered with sanlock; NULL: not known */
     char *sanlock_error;
 };
 

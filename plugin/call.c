@@ -15,6 +15,8 @@ call_reply_clear(struct call_reply *reply)
 {
     free(reply->text);
     free(reply->state);
+    free(reply->sanlock_path);
+    free(reply->sanlock_args);
     *reply = (struct call_reply){.code = VL_ERR_INTERNAL};
 }
 
@@ -43,6 +45,27 @@ is_state(const char *state)
 }
 
 static int
+take_field(const struct vl_field *field, uint64_t *code, struct call_reply *reply)
+{
+    switch (field->tag) {
+    case VL_TAG_ERROR_CODE:
+        return vl_field_u64(field, code);
+    case VL_TAG_ERROR_TEXT:
+        return take_string(field, &reply->text);
+    case VL_TAG_STATE:
+        return take_string(field, &reply->state);
+    case VL_TAG_SANLOCK_WANT:
+        return vl_field_u64(field, &reply->sanlock_want);
+    case VL_TAG_SANLOCK_PATH:
+        return take_string(field, &reply->sanlock_path);
+    case VL_TAG_SANLOCK_ARGS:
+        return take_string(field, &reply->sanlock_args);
+    default:
+        return 0;
+    }
+}
+
+static int
 parse_fields(const void *body, size_t len, struct call_reply *reply)
 {
     struct vl_reader reader;
@@ -52,14 +75,8 @@ parse_fields(const void *body, size_t len, struct call_reply *reply)
 
     vl_reader_init(&reader, body, len);
     while ((r = vl_reader_next(&reader, &field)) > 0) {
-        int taken = 0;
+        int taken = take_field(&field, &code, reply);
 
-        if (field.tag == VL_TAG_ERROR_CODE)
-            taken = vl_field_u64(&field, &code);
-        else if (field.tag == VL_TAG_ERROR_TEXT)
-            taken = take_string(&field, &reply->text);
-        else if (field.tag == VL_TAG_STATE)
-            taken = take_string(&field, &reply->state);
         if (taken < 0)
             return taken;
     }
@@ -221,15 +238,21 @@ code_of_failure(const struct exchange *x, int error)
     return error == -ECONNRESET ? VL_ERR_DAEMON : VL_ERR_PROTOCOL;
 }
 
+int64_t
+call_deadline(const struct settings *settings)
+{
+    return vl_now_ms() + (int64_t)settings->timeout_s * 1000;
+}
+
 void
-call_daemon(const struct settings *settings, struct vl_msg *request, const char *consequence,
+call_daemon(const struct settings *settings, int64_t deadline_ms, struct vl_msg *request, const char *consequence,
             struct call_reply *ret_reply)
 {
     struct exchange x = {
         .settings = settings,
         .request = request,
         .request_len = request->len,
-        .deadline_ms = vl_now_ms() + (int64_t)settings->timeout_s * 1000,
+        .deadline_ms = deadline_ms,
         .stage = STAGE_REQUEST,
     };
     int r;
@@ -242,6 +265,7 @@ call_daemon(const struct settings *settings, struct vl_msg *request, const char 
      * request which crashes it does not do so for ever. */
     if (r == -ECONNRESET && x.stage == STAGE_ANSWER)
         r = exchange_once(&x, ret_reply);
+    request->len = x.request_len;
     if (r < 0) {
         ret_reply->code = code_of_failure(&x, r);
         describe_failure(&x, r, consequence, &ret_reply->text);

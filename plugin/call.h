@@ -16,12 +16,18 @@ struct call_reply {
     enum vl_error code;
     char *text;  /* explanation when code is not VL_OK; NULL when memory ran out */
     char *state; /* libvirt lock state, or NULL */
+    /* What a REGISTER may be answered with; as it came, not judged yet. */
+    uint64_t sanlock_want; /* 0: nothing */
+    char *sanlock_path, *sanlock_args;
 };
 
-/* Sends `request` (built but not finished; TIMEOUT_MS is added here) and fills *ret_reply, whatever
- * happens. `consequence` ends the message when virtleased gave no answer: what this means to the
- * VM and what the admin can do. */
-void call_daemon(const struct settings *settings, struct vl_msg *request, const char *consequence,
+/* When a call into the plugin that begins now must have ended. */
+int64_t call_deadline(const struct settings *settings);
+
+/* Sends `request` (built but not finished; TIMEOUT_MS is added here and taken out again) and fills
+ * *ret_reply, whatever happens. `consequence` ends the message when virtleased gave no answer: what
+ * this means to the VM and what the admin can do. */
+void call_daemon(const struct settings *settings, int64_t deadline_ms, struct vl_msg *request, const char *consequence,
                  struct call_reply *ret_reply);
 
 /* The body of a reply; 0 or -errno. Apart so that it can be tested and fuzzed. */

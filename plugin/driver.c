@@ -23,6 +23,7 @@
 #include "plugin/call.h"
 #include "plugin/libvirt_abi.h"
 #include "plugin/report.h"
+#include "plugin/sanlk.h"
 #include "plugin/settings.h"
 #include "plugin/vm.h"
 
@@ -112,18 +113,32 @@ drv_add_resource(struct vir_lock_manager *man, unsigned int type, const char *na
 
 /* ---- questions ---- */
 
+static const struct settings *
+settings_or_error(void)
+{
+    const struct settings *settings = settings_get();
+
+    if (!settings)
+        report_error(VL_ERR_INTERNAL, "virtlease was called before it was initialised");
+    return settings;
+}
+
+static void
+report_reply(const struct call_reply *reply)
+{
+    report_error(reply->code, "%s", reply->text ? reply->text : vl_error_name(reply->code));
+}
+
 static int
 ask(struct vl_msg *request, const char *consequence, char **ret_state)
 {
-    const struct settings *settings = settings_get();
+    const struct settings *settings = settings_or_error();
     struct call_reply reply;
     int r = -1;
 
-    if (!settings) {
-        report_error(VL_ERR_INTERNAL, "virtlease was called before it was initialised");
+    if (!settings)
         return -1;
-    }
-    call_daemon(settings, request, consequence, &reply);
+    call_daemon(settings, call_deadline(settings), request, consequence, &reply);
     if (reply.code == VL_OK) {
         r = 0;
         if (ret_state) {
@@ -131,7 +146,7 @@ ask(struct vl_msg *request, const char *consequence, char **ret_state)
             reply.state = NULL;
         }
     } else {
-        report_error(reply.code, "%s", reply.text ? reply.text : vl_error_name(reply.code));
+        report_reply(&reply);
     }
     call_reply_clear(&reply);
     return r;
@@ -144,6 +159,98 @@ begin_request(struct vl_msg *request, enum vl_msg_type type, const struct vir_lo
     vm_describe(man->privateData, request);
 }
 
+static const char no_lease[] = "no disk lease, so the VM may not run; start virtleased or see its log";
+
+/* ---- the child that becomes QEMU ---- */
+
+/* What cannot be done as asked is virtleased's mistake, not this host's trouble with sanlock. */
+static int
+refuse_wish(const struct call_reply *reply)
+{
+    const char *wrong = NULL;
+
+    if (reply->sanlock_want > VL_SANLOCK_WANT_MAX)
+        wrong = "more connections than 8";
+    else if (reply->sanlock_path && reply->sanlock_path[0] != '/')
+        wrong = "a program without an absolute path";
+    else if (reply->sanlock_path && strlen(reply->sanlock_path) > VL_SANLOCK_STRING_MAX)
+        wrong = "a program whose path has more than 126 bytes";
+    else if (reply->sanlock_args && strlen(reply->sanlock_args) > VL_SANLOCK_STRING_MAX)
+        wrong = "arguments of more than 126 bytes";
+    else if (reply->sanlock_args && !reply->sanlock_path)
+        wrong = "arguments without a program";
+    if (!wrong)
+        return 0;
+    report_error(VL_ERR_PROTOCOL,
+                 "virtleased wants the VM to register with sanlock, with %s (are plugin and daemon of "
+                 "one version?)",
+                 wrong);
+    return -1;
+}
+
+/* Adds to the request what came of the registration. virtleased decides what a failure means: it
+ * knows which volumes need sanlock. Half of the time that is left stays for its answer. */
+static void
+register_with_sanlock(const struct call_reply *wish, int64_t deadline_ms, struct sanlk *sanlk, struct vl_msg *request)
+{
+    int64_t now_ms = vl_now_ms();
+    int64_t half_ms = now_ms + (deadline_ms - now_ms) / 2;
+    char error[SANLK_ERROR_SIZE];
+
+    if (sanlk_register((size_t)wish->sanlock_want, wish->sanlock_path, wish->sanlock_args, half_ms, sanlk, error) < 0)
+        vl_msg_add_text(request, VL_TAG_SANLOCK_ERROR, error);
+    for (size_t i = 0; i < sanlk->count; i++)
+        vl_msg_add_u64(request, VL_TAG_SANLOCK_FD, (uint64_t)sanlk->fds[i]);
+}
+
+static int
+register_again(const struct settings *settings, int64_t deadline_ms, const struct sanlk *sanlk, struct vl_msg *request)
+{
+    struct call_reply reply;
+    int r = -1;
+
+    call_daemon(settings, deadline_ms, request, no_lease, &reply);
+    if (reply.code != VL_OK)
+        report_reply(&reply);
+    else if (reply.sanlock_want > 0)
+        report_error(VL_ERR_PROTOCOL,
+                     "virtleased wants the VM to register with sanlock a second time in one start (are "
+                     "plugin and daemon of one version?)");
+    else if ((r = sanlk_leave_to_qemu(sanlk)) < 0)
+        report_error(VL_ERR_INTERNAL, "the connections to sanlock cannot be left to QEMU");
+    call_reply_clear(&reply);
+    return r < 0 ? -1 : 0;
+}
+
+static int
+register_child(struct vl_msg *request)
+{
+    const struct settings *settings = settings_or_error();
+    struct sanlk sanlk = {.count = 0};
+    struct call_reply reply;
+    int64_t deadline_ms;
+    int r = -1;
+
+    if (!settings)
+        return -1;
+    deadline_ms = call_deadline(settings);
+    call_daemon(settings, deadline_ms, request, no_lease, &reply);
+    if (reply.code != VL_OK) {
+        report_reply(&reply);
+    } else if (reply.sanlock_want == 0) {
+        r = 0;
+    } else if (refuse_wish(&reply) == 0) {
+        register_with_sanlock(&reply, deadline_ms, &sanlk, request);
+        r = register_again(settings, deadline_ms, &sanlk, request);
+        if (r < 0)
+            sanlk_close(&sanlk);
+    }
+    call_reply_clear(&reply);
+    return r;
+}
+
+/* ---- requests ---- */
+
 static int
 drv_acquire(struct vir_lock_manager *man, const char *state, unsigned int flags, int action, int *fd)
 {
@@ -154,14 +261,14 @@ drv_acquire(struct vir_lock_manager *man, const char *state, unsigned int flags,
     int r;
 
     if (fd)
-        *fd = -1; /* no descriptor for QEMU to inherit */
+        *fd = -1; /* libvirt does nothing with it: what is open at exec stays open in QEMU */
     if (refuse_unknown("Acquire", flags, known) < 0)
         return -1;
     begin_request(&request, type, man);
     vl_msg_add_u64(&request, VL_TAG_ACTION, action > 0 ? (uint64_t)action : 0);
     if (state && state[0] != '\0')
         vl_msg_add_string(&request, VL_TAG_STATE, state);
-    r = ask(&request, "no disk lease, so the VM may not run; start virtleased or see its log", NULL);
+    r = type == VL_MSG_REGISTER ? register_child(&request) : ask(&request, no_lease, NULL);
     vl_msg_free(&request);
     return r;
 }

@@ -35,7 +35,7 @@ def measure_park_and_resume(yardstick, vms, rounds):
     """Interleaved, so that whatever slows the machine down slows all of it down."""
     times = {f"write {disks}": [] for disks in vms}
     for disks in vms:
-        for what in ("resume", "park", "park+resume"):
+        for what in ("resume", "park", "park again", "park+resume"):
             times[f"{what} {disks}"] = []
 
     def take(what, fn):
@@ -46,6 +46,7 @@ def measure_park_and_resume(yardstick, vms, rounds):
             take(f"write {disks}", lambda n=disks: yardstick.write(n))
             take(f"resume {disks}", vm.resume)
             take(f"park {disks}", vm.park)
+            times[f"park again {disks}"].append(vm.park())
             time.sleep(PAUSE_S)
             vm.resume()
             # At once after a park, a resume also waits until what the park left to do in the background is stored.

@@ -23,8 +23,8 @@ FEATURES = rbd.RBD_FEATURE_LAYERING | rbd.RBD_FEATURE_EXCLUSIVE_LOCK
 CLIENT_SOCKETS = "/run/ceph"
 
 
-def create_images(place, count):
-    names = [f"rbd/beat.{i}" for i in range(count)]
+def create_images(place, count, prefix="beat"):
+    names = [f"rbd/{prefix}.{i}" for i in range(count)]
     with ThreadPoolExecutor(CREATORS) as pool:
         list(pool.map(lambda name: place.cluster.images.create(name, size=IMAGE_SIZE, features=FEATURES), names))
     return names

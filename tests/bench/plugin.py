@@ -3,12 +3,14 @@
 in which libvirt calls it, libvirt's status XML is written by us, and QEMU is a process that opens the images."""
 
 import itertools
+import shlex
 import subprocess
 import uuid
 from pathlib import Path
 
 from bed.host import BUILD, PLUGIN_DIR
 from bed.run import environment
+from bed.service import Service
 from bed.vm import Disk
 from bed.wait import wait_until
 
@@ -17,6 +19,9 @@ FAKE_QEMU = Path(__file__).with_name("fake_qemu.py")
 OPEN_TIMEOUT_S = 60
 URI = "qemu:///system"
 IDLE = ("sleep", "infinity")
+MANY_PORT = 9999
+# Keeps a connection, and "-uuid UUID" on its command line.
+WAITING = "exec 3<>/dev/tcp/{address}/{port}; exec sh -c 'read -r word <&3' qemu -uuid {uuid}"
 
 STATUS = """\
 <domstatus state='{state}' reason='booted' pid='{pid}'>
@@ -24,10 +29,17 @@ STATUS = """\
     <name>{name}</name><uuid>{uuid}</uuid>
     <devices>
 {disks}
+{others}
     </devices>
   </domain>
 </domstatus>
 """
+
+
+# libvirt writes some 10 KB about a VM of a few disks.
+OTHERS = "\n".join(f"      <controller type='pci' index='{i}' model='pcie-root-port'><model name='pcie-root-port'/><target chassis='{i}' "
+                   f"port='0x{i:x}'/><alias name='pci.{i}'/><address type='pci' domain='0x0000' bus='0x00' slot='0x{i:02x}' function='0x0'/>"
+                   "</controller>" for i in range(1, 41))
 
 
 class CallFailed(RuntimeError):
@@ -44,7 +56,7 @@ class Driver:
 
     def ask(self, *words):
         """-> (microseconds, {key: value})"""
-        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.write(shlex.join(map(str, words)) + "\n")
         answer = self.process.stdout.readline().rstrip("\n")
         fields = answer.split(" ")
         if fields[0] != "ok":
@@ -55,6 +67,28 @@ class Driver:
         """Also ends the processes it spawned."""
         self.process.stdin.close()
         self.process.wait(20)
+
+
+class ManyQemus:
+    """One process that stands for the QEMUs of many VMs towards storage (see fake_qemu.py)."""
+
+    READY, IMAGES = "/run/many.ready", "/run/many.images"
+
+    def __init__(self, host):
+        self.host = host
+        Service(host, "many-qemus").start("/usr/bin/python3", FAKE_QEMU, "--many", MANY_PORT, self.READY, self.IMAGES)
+        self._wait("listening")
+
+    def program(self, vm):
+        return ("bash", "-c", WAITING.format(address=self.host.address, port=MANY_PORT, uuid=vm.uuid))
+
+    def open(self, images):
+        self.host.write(f"{self.IMAGES}.new", "\n".join(images))
+        self.host.path(f"{self.IMAGES}.new").rename(self.host.path(self.IMAGES))
+        self._wait("open")
+
+    def _wait(self, word):
+        wait_until(lambda: self.host.path(self.READY).read_text() == word, OPEN_TIMEOUT_S, f"the fake QEMUs are {word}")
 
 
 class FakeVM:
@@ -75,7 +109,7 @@ class FakeVM:
     def write_status(self, state="running"):
         disks = "\n".join(Disk(image, target=f"vd{i}").xml(self.host.cluster, i) for i, image in enumerate(self.images))
         self.host.write(f"/run/libvirt/qemu/{self.name}.xml",
-                        STATUS.format(state=state, pid=self.pid, name=self.name, uuid=self.uuid, disks=disks))
+                        STATUS.format(state=state, pid=self.pid, name=self.name, uuid=self.uuid, disks=disks, others=OTHERS))
 
     def cold_start(self, program=IDLE):
         """What libvirt's forked child does, up to exec; microseconds of the lock driver's part."""
@@ -92,6 +126,10 @@ class FakeVM:
         ready = f"/run/{self.name}.ready"
         self.cold_start(("/usr/bin/python3", FAKE_QEMU, ready, *self.images))
         wait_until(self.host.path(ready).exists, OPEN_TIMEOUT_S, f"{self.name} has its images open")
+
+    def hold(self):
+        """Acquire before the first `cont`."""
+        return self.driver.ask("call", "acquire", "-", 0, 0)[0]
 
     def resume(self):
         return self.driver.ask("call", "acquire", "@", 0, 0)[0]

@@ -3,6 +3,8 @@
 
 CALL_AIM = 2.0          # park and resume of one disk: times one plain write
 DISKS_AIM = 1.5         # eight disks: times one disk
+ADOPT_AIM_S = 2.0       # a thousand VMs
+DOWNTIME_AIM_MS = 10.0  # added to a migration's downtime
 BEAT_TOLERANCE = 1.1    # a renewal more or less falls into the window
 
 CALLS = (
@@ -12,6 +14,8 @@ CALLS = (
     ("resume 8", "Acquire at resume, 8 disks"),
     ("park 1", "Release at pause, 1 disk"),
     ("park 8", "Release at pause, 8 disks"),
+    ("park again 1", "its second Release, 1 disk"),
+    ("park again 8", "its second Release, 8 disks"),
     ("park+resume 1", "Release and at once Acquire, 1 disk"),
     ("park+resume 8", "Release and at once Acquire, 8 disks"),
     ("cold start 1", "Acquire in the child (cold start), 1 disk"),
@@ -31,6 +35,9 @@ def calls_text(calls):
         m = calls[key]
         rows.append([what, f"{m['min']:.0f}", f"{m['median']:.0f}", f"{m['p90']:.0f}", f"{m['median'] / one:.2f}"])
     text = table(["call", "min, µs", "median, µs", "p90, µs", "× one write"], rows)
+    text += "\n\nSuspend and resume together (Release twice, as libvirt calls it, and Acquire): " + ", ".join(
+        f"{sum(calls[f'{what} {disks}']['median'] for what in ('park', 'park again', 'resume')) / one:.2f} plain writes with {disks} disk(s)"
+        for disks in (1, 8)) + "."
     return text + f"\n\n8 disks as a multiple of 1: {ratio(calls, 'resume 8', 'resume 1')} at resume, {ratio(calls, 'park 8', 'park 1')} at " \
         f"pause, {ratio(calls, 'cold start 8', 'cold start 1')} at cold start; plain writes: {ratio(calls, 'write 8', 'write 1')}."
 
@@ -65,9 +72,48 @@ def heartbeat_text(beat):
     return table(["operations per second", f"{few['leases']} lease", f"{many['leases']} leases"], rows)
 
 
+def adopt_text(adopt):
+    rows = []
+    for what in ("crash", "crash, journal lost"):
+        answers, adopted = adopt[what]["answers"], adopt[what]["adopted"]
+        rows.append([what, str(adopted["n"]), f"{answers['median']:.2f}", f"{adopted['min']:.2f}", f"{adopted['median']:.2f}", f"{adopted['max']:.2f}"])
+    head = [f"{adopt['vms']} VMs, {adopt['parked']} of them paused", "n", "socket answers, s", "all adopted, min, s", "median, s", "max, s"]
+    return table(head, rows)
+
+
+MOVES = (("silent", "last write on the source to first request on the destination"), ("gap", "the same to its completion"),
+         ("downtime", "`virsh domjobinfo`: total downtime"), ("lease", "PARKED to HELD"), ("acquire", "Acquire on the destination"))
+
+
+def spread(measured):
+    return f"{measured['median']:.1f} ({measured['min']:.1f}-{measured['p90']:.1f})"
+
+
+def downtime_text(moves):
+    rows = []
+    for key, what in MOVES:
+        without, ours, added = (moves[key].get(name) for name in ("without", "with", "added"))
+        row = [what, spread(without) if without else "–", spread(ours) if ours else "–"]
+        if added:
+            row += [f"{ours['median'] / without['median']:.2f}", f"{ours['median'] - without['median']:+.1f}",
+                    f"{added['median']:+.1f} ({added['quarters'][0]:+.1f} to {added['quarters'][1]:+.1f})"]
+        rows.append(row + ["–"] * (6 - len(row)))
+    head = [f"{len(moves['pairs'])} pairs, ms: median (min-p90)", "no lock manager", "virtlease", "ratio of medians", "difference of medians",
+            "difference within a pair, median (quartiles)"]
+    return table(head, rows)
+
+
+def moves_added(moves):
+    return moves["silent"]["with"]["median"] - moves["silent"]["without"]["median"]
+
+
+SHOWN = (("calls", "Calls", calls_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text),
+         ("adopt", "Restart of virtleased", adopt_text), ("downtime", "Live migration", downtime_text))
+
+
 def text(result):
     parts = ["Conditions: " + ", ".join(f"{key} {value}" for key, value in result["conditions"].items())]
-    for key, title, show in (("calls", "Calls", calls_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text)):
+    for key, title, show in SHOWN:
         if key in result:
             parts.append(f"{title}\n\n{show(result[key])}")
     return "\n\n".join(parts) + "\n"
@@ -88,4 +134,9 @@ def missed(result):
                 found.append(f"{key} of 8 disks is {times:.2f} times 1 disk, aim {DISKS_AIM}")
     if beat and beat["many"]["rates"]["writes"] > BEAT_TOLERANCE * beat["few"]["rates"]["writes"]:
         found.append("more leases, more renewals")
+    if "downtime" in result and moves_added(result["downtime"]) > DOWNTIME_AIM_MS:
+        found.append(f"a migration is silent {moves_added(result['downtime']):.1f} ms longer, aim {DOWNTIME_AIM_MS} ms")
+    for what in ("crash", "crash, journal lost"):
+        if "adopt" in result and result["adopt"][what]["adopted"]["median"] > ADOPT_AIM_S:
+            found.append(f"{what}: {result['adopt']['vms']} VMs adopted in {result['adopt'][what]['adopted']['median']:.2f} s, aim {ADOPT_AIM_S}")
     return found

@@ -21,6 +21,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     if (reply.state && (reply.state[0] == '\0' || strpbrk(reply.state, "<>&\"' \t\n")))
         abort();
+    /* For the child: strings are bounded before they are looked at. */
+    if (reply.sanlock_path && strlen(reply.sanlock_path) > VL_PROTO_STRING_MAX)
+        abort();
     call_reply_clear(&reply);
     return 0;
 }

@@ -8,16 +8,30 @@
 #include <unistd.h>
 
 static void
+daemon_add_want(const struct daemon *daemon, struct vl_msg *msg)
+{
+    unsigned int want = daemon->connections <= 2 && daemon->connections > 0 ? daemon->want[daemon->connections - 1] : 0;
+
+    if (want == 0)
+        return;
+    vl_msg_add_u64(msg, VL_TAG_SANLOCK_WANT, want);
+    vl_msg_add_string(msg, VL_TAG_SANLOCK_PATH, daemon->killpath);
+    vl_msg_add_string(msg, VL_TAG_SANLOCK_ARGS, daemon->killargs);
+}
+
+static void
 daemon_reply(const struct daemon *daemon, int fd, enum vl_msg_type type, gboolean with_code)
 {
+    enum vl_error code = daemon->connections > 1 && daemon->later_code ? daemon->later_code : daemon->code;
     struct vl_msg msg;
 
     vl_msg_init(&msg, type, VL_PROTO_REPLY_MAX);
     vl_msg_add_string(&msg, (enum vl_tag)999, "from the future");
     if (with_code)
-        vl_msg_add_u64(&msg, VL_TAG_ERROR_CODE, daemon->code);
+        vl_msg_add_u64(&msg, VL_TAG_ERROR_CODE, code);
     vl_msg_add_string(&msg, VL_TAG_ERROR_TEXT, daemon->text);
     vl_msg_add_string(&msg, VL_TAG_STATE, daemon->state);
+    daemon_add_want(daemon, &msg);
     if (daemon->json)
         vl_msg_add_bytes(&msg, VL_TAG_JSON, daemon->json, strlen(daemon->json));
     g_assert_cmpint(vl_msg_finish(&msg), ==, 0);

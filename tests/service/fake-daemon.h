@@ -25,9 +25,11 @@ struct daemon {
     char *dir, *socket, *config;
     int fd;
     GThread *thread;
-    enum behaviour script[4]; /* for the first connections; the last one repeats */
-    enum vl_error code;
+    enum behaviour script[4];       /* for the first connections; the last one repeats */
+    enum vl_error code, later_code; /* later: to the second request and after, unless VL_OK */
     const char *text, *state, *json;
+    unsigned int want[2]; /* SANLOCK_WANT in the first answer and in the second; 0: none */
+    const char *killpath, *killargs;
     unsigned int delay_ms; /* before it answers */
     unsigned int connections;
     struct vl_frame frame; /* of the last request */

@@ -458,6 +458,42 @@ test_malformed_answers(struct daemon *daemon, gconstpointer data)
 
 /* ---- load ---- */
 
+/* Runs a shell pipeline on the plugin's file and returns what it prints. */
+static char *
+inspect(const char *command)
+{
+    g_autofree char *line = g_strdup_printf("sh -c '%s' sh %s", command, g_getenv("VL_PLUGIN"));
+    char *out = NULL;
+    int status = -1;
+
+    g_assert_true(g_spawn_command_line_sync(line, &out, NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    return out;
+}
+
+/* It lives in libvirtd's address space: what it exports and brings along is counted. */
+static void
+test_symbols_and_libraries(struct daemon *daemon, gconstpointer data)
+{
+    static const char *const allowed[] = {"libc.so.6",   "libsanlock_client.so.1", /* and the sanitizers' own: */
+                                          "libasan.so.", "libubsan.so.",           "libtsan.so.", "libm.so.6",
+                                          "ld-linux"};
+    g_autofree char *symbols = inspect("nm -D --defined-only \"$1\" | cut -d \" \" -f 3");
+    g_autofree char *needed = inspect("readelf -d \"$1\" | sed -n \"s/.*(NEEDED).*\\[\\(.*\\)\\]/\\1/p\"");
+    g_auto(GStrv) libraries = g_strsplit(g_strchomp(needed), "\n", -1);
+
+    g_assert_cmpstr(symbols, ==, "virLockDriverImpl\n");
+    g_assert_true(g_strv_contains((const char *const *)libraries, "libc.so.6"));
+    for (char **library = libraries; *library; library++) {
+        gboolean known = FALSE;
+
+        for (size_t i = 0; i < G_N_ELEMENTS(allowed); i++)
+            known = known || g_str_has_prefix(*library, allowed[i]);
+        if (!known)
+            g_error("the plugin needs %s", *library);
+    }
+}
+
 static void
 test_init(struct daemon *daemon, gconstpointer data)
 {
@@ -554,6 +590,7 @@ main(int argc, char **argv)
     TEST("hangs-up", test_daemon_hangs_up);
     TEST("answer-before-request", test_answer_before_request);
     TEST("malformed-answers", test_malformed_answers);
+    TEST("symbols-and-libraries", test_symbols_and_libraries);
     TEST("init", test_init);
     TEST("many-threads", test_many_threads);
     TEST("example-config", test_example_config);

@@ -5,11 +5,16 @@ Per session: one world (bridge, directory) and one Ceph cluster. Per test: new h
 nothing of an earlier test can linger in a new machine), new images, new VMs. A service that is missing fails the test; nothing skips.
 
 How hosts are set up: @pytest.mark.bed(...), on a test or a module; the nearest mark wins, key by key:
-  lock_manager  "virtlease" (default), None, or another plugin's name
+  lock_manager  "virtlease" (default), None, or libvirt's own "sanlock" (with a sanlock daemon) and "lockd" (with a virtlockd)
   conf          settings of virtleased.conf over the bed's own; None as value drops a key
   env           environment of virtleased
   plugin_conf   settings of qemu-virtlease.conf (default: no such file)
   ceph_conf     lines for [client] of the hosts' ceph.conf
+  sanlock       True: a sanlock daemon also with another lock manager
+  own_locks     True: the host shares files and block devices with the others, but no file locks (see bed/storage.py); default: with
+                sanlock or lockd
+  sanlock_conf  changes to qemu-sanlock.conf; None as value drops a key
+  lockd_conf    changes to qemu-lockd.conf, likewise
   sanitized     True: virtleased of the ASan+UBSan build
 """
 
@@ -21,10 +26,12 @@ import pytest
 from bed import guest
 from bed.cluster import Cluster
 from bed.host import Host
-from bed.run import HOST_NUMBERS, World, raise_on_sigterm
+from bed.run import HOST_NUMBERS, World, raise_on_sigterm, sh
+from bed.sanlock import LeaseDirectory
 from bed.vm import VM, Disk
 
-SETUP = {"lock_manager": "virtlease", "conf": {}, "env": {}, "plugin_conf": None, "ceph_conf": [], "sanitized": False}
+SETUP = {"lock_manager": "virtlease", "conf": {}, "env": {}, "plugin_conf": None, "ceph_conf": [], "sanitized": False,
+         "sanlock": False, "own_locks": None, "sanlock_conf": {}, "lockd_conf": {}}
 NAMES = "abcdefghij"
 host_numbers = itertools.cycle(HOST_NUMBERS)
 serial = itertools.count(1)
@@ -81,9 +88,15 @@ def new_cluster(world):
 
 
 @pytest.fixture
-def new_host(request, world, cluster, new_cluster):
+def lease_directory(request, world):
+    """This test's own lease directory of sanlock, shared by all its hosts; empty until somebody formats a lockspace there."""
+    return LeaseDirectory(world.dir / f"leases{next(serial)}.{request.node.originalname}")
+
+
+@pytest.fixture
+def new_host(request, world, cluster, new_cluster, lease_directory, shared_directory, block_device):
     """new_host(cluster, start=True, **setup): the next host: host-a, host-b, ... setup overrides the bed mark."""
-    del cluster, new_cluster    # only for the order: hosts go before the clusters they use
+    del cluster, new_cluster, block_device      # only for the order: hosts go before what they use
     setup = dict(SETUP)
     for mark in reversed(list(request.node.iter_markers("bed"))):
         setup.update(mark.kwargs)
@@ -101,6 +114,11 @@ def new_host(request, world, cluster, new_cluster):
         host.daemon_conf.update(chosen["conf"])
         host.daemon_env.update(chosen["env"])
         host.sanitized = chosen["sanitized"]
+        host.with_sanlock, host.lease_directory = chosen["sanlock"], lease_directory
+        if chosen["own_locks"] or chosen["own_locks"] is None and (chosen["sanlock"] or chosen["lock_manager"] in ("sanlock", "lockd")):
+            host.storage.directory, host.storage.devices = shared_directory, request.node.bed_devices
+        host.sanlock_conf.update(chosen["sanlock_conf"])
+        host.lockd_conf.update(chosen["lockd_conf"])
         return host.start() if start else host
     yield make
     for host in made:
@@ -142,17 +160,42 @@ def image(request, cluster):
     return make
 
 
-@pytest.fixture
-def shared_file(world):
-    """shared_file(size): path of a new file that every host sees under the same name, as on shared storage."""
+@pytest.fixture(scope="session")
+def shared_directory(world):
+    """Storage that all hosts share; a host with own_locks mounts it."""
     directory = world.dir / "shared"
-    directory.mkdir(exist_ok=True)
+    directory.mkdir()
+    return directory
 
+
+@pytest.fixture
+def shared_file(shared_directory):
+    """shared_file(size): path of a new file that every host sees under the same name, as on shared storage."""
     def make(size=1 << 20):
-        path = directory / f"disk{next(serial)}.raw"
+        path = shared_directory / f"disk{next(serial)}.raw"
         path.write_bytes(bytes(size))
         return path
     return make
+
+
+@pytest.fixture
+def block_device(request, world):
+    """block_device(size): path of a new block device (a loop device), the same LUN under the same name on every host."""
+    directory = world.dir / "block"
+    directory.mkdir(exist_ok=True)
+    made = request.node.bed_devices = []
+
+    def make(size=1 << 20):
+        path = directory / f"lun{next(serial)}.raw"
+        path.write_bytes(bytes(size))
+        made.append(sh("losetup", "--find", "--show", "--direct-io=on", path).strip())
+        for host in getattr(request.node, "bed_hosts", []):
+            if host.up():
+                host.storage.add(made[-1])
+        return made[-1]
+    yield make
+    for device in made:
+        sh("losetup", "--detach", device)
 
 
 @pytest.fixture

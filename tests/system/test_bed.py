@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import rados
@@ -228,18 +229,22 @@ def test_osd_clock_can_be_stepped(host_a, vm, cluster, tmp_path):
 def test_a_killed_run_is_swept_up_by_the_next(world, tmp_path):
     """kill -9 of a whole test process: the next World() finds its registry, ends its daemons and removes links and files."""
     program = ("import sys, time; sys.path.insert(0, sys.argv[1])\n"
-               "from bed.run import World; from bed.namespace import Namespace\n"
+               "from bed.run import World, sh; from bed.namespace import Namespace\n"
                "w = World(); n = Namespace(w, 'host-x', 10); n.boot()\n"
-               "print(w.registry.number, w.dir, n.parent.pid, n.link, flush=True); time.sleep(600)\n")
+               "(w.dir / 'lun').write_bytes(bytes(1 << 20)); loop = sh('losetup', '--find', '--show', w.dir / 'lun').strip()\n"
+               "print(w.registry.number, w.dir, n.parent.pid, n.link, loop[5:], flush=True); time.sleep(600)\n")
     with subprocess.Popen([sys.executable, "-c", program, os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True) as run:
-        number, directory, pid, link = run.stdout.readline().split()
+        number, directory, pid, link, loop = run.stdout.readline().split()
         assert int(number) != world.registry.number
         assert os.path.exists(f"/sys/class/net/{link}")
+        backing = Path(f"/sys/block/{loop}/loop/backing_file")
+        assert backing.read_text().startswith(directory)
         run.kill()
     subprocess.run([sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1])\nfrom bed.run import sweep; sweep()",
                     os.path.dirname(__file__)], check=True, cwd=tmp_path)
     assert not os.path.exists(directory)
     assert start_time(int(pid)) is None
     assert not os.path.exists(f"/sys/class/net/{link}") and not os.path.exists(f"/sys/class/net/vlt{number}")
+    assert not backing.exists() or not backing.read_text().startswith(directory)
     assert not (STATE_DIR / f"{number}.json").exists()
     assert os.path.exists(world.dir)

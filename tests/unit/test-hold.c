@@ -1,18 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
- * PARKED <-> HELD. The "QEMU" is this very test process: it has a TCP connection on 127.0.0.1, so clients on that
- * address can be its own. */
-#include <arpa/inet.h>
-#include <sys/socket.h>
+ * PARKED <-> HELD, of a VM whose "QEMU" is this very test process. What a resume that failed half-way leaves behind:
+ * test-resume.c. */
 #include <unistd.h>
 
 #include "lockd/error.h"
 #include "lockd/hold.h"
-#include "tests/unit/world.h"
+#include "tests/unit/qemu.h"
 
-#define OWN   "127.0.0.1:0/111"
+#define OWN   QEMU_ADDR
 #define OTHER "10.0.0.98:0/5"
-
-static int sockets[3] = {-1, -1, -1};
 
 typedef struct {
     World *world;
@@ -21,28 +17,6 @@ typedef struct {
     VlVm *vm;
     GError *error;
 } Case;
-
-static void
-connect_to_self(void)
-{
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(addr);
-    sockets[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    g_assert_cmpint(bind(sockets[0], (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    g_assert_cmpint(listen(sockets[0], 1), ==, 0);
-    g_assert_cmpint(getsockname(sockets[0], (struct sockaddr *)&addr, &len), ==, 0);
-    sockets[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    g_assert_cmpint(connect(sockets[1], (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    sockets[2] = accept(sockets[0], NULL, NULL);
-    g_assert_cmpint(sockets[2], >=, 0);
-}
-
-static void
-disconnect(void)
-{
-    for (guint i = 0; i < G_N_ELEMENTS(sockets); i++)
-        close(sockets[i]);
-}
 
 static void
 case_adopt(Case *c, World *world, VlVm *vm)
@@ -62,13 +36,6 @@ case_begin(Case *c, const char *second)
 }
 
 static void
-qemu_opens(Case *c)
-{
-    for (guint i = 0; i < c->vm->leases->len; i++)
-        fake_watch(c->store, ((VlLease *)c->vm->leases->pdata[i])->volume->display, OWN);
-}
-
-static void
 case_end(Case *c)
 {
     g_clear_error(&c->error);
@@ -78,36 +45,14 @@ case_end(Case *c)
 static gboolean
 hold_for(Case *c, double seconds)
 {
-    VlCall call = {.deadline = vl_deadline_in(seconds), .gone = &c->vm->exited};
     g_clear_error(&c->error);
-    g_mutex_lock(&c->vm->op);
-    gboolean ok = vl_hold_all(c->world->daemon, c->vm, &call, &c->error);
-    g_mutex_unlock(&c->vm->op);
-    return ok;
+    return qemu_hold(c->world, c->vm, seconds, &c->error);
 }
 
 static gboolean
 hold(Case *c)
 {
     return hold_for(c, 30);
-}
-
-static gboolean
-is_parked(World *world, gpointer volume)
-{
-    g_autofree char *state = fake_state(world->store, volume);
-    return g_str_has_suffix(state, ":parked");
-}
-
-/* Until the stored record says so, too. */
-static void
-park(Case *c)
-{
-    g_mutex_lock(&c->vm->op);
-    vl_park_all(c->world->daemon, c->vm);
-    g_mutex_unlock(&c->vm->op);
-    for (guint i = 0; i < c->vm->leases->len; i++)
-        world_wait(c->world, is_parked, ((VlLease *)c->vm->leases->pdata[i])->volume->display);
 }
 
 static const VlHolder *
@@ -137,7 +82,7 @@ test_first(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_assert_false(c.vm->ever_held);
     g_assert_true(hold(&c));
     assert_held(&c, "vol1");
@@ -166,17 +111,17 @@ test_round_trips(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     assert_resume(&c, 1, 1);
-    park(&c);
+    qemu_park(c.world, c.vm);
     assert_resume(&c, 1, 1);
     case_end(&c);
 
     World *world = world_new(FALSE);
     case_adopt(&c, world, world_vm(world, "web1", getpid(), "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", NULL));
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     assert_resume(&c, 1, 1);
-    park(&c);
+    qemu_park(c.world, c.vm);
     assert_resume(&c, 1, 1);
     case_end(&c);
 }
@@ -187,18 +132,18 @@ test_token(void)
 {
     Case c;
     case_begin(&c, "vol2");
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_autofree char *taken = vl_hold_state(c.vm);
     g_assert_true(hold(&c));
     g_autofree char *first = vl_hold_state(c.vm);
     g_assert_cmpstr(first, !=, taken);
     g_assert_true(g_str_has_prefix(first, VL_STATE_PREFIX));
-    park(&c);
+    qemu_park(c.world, c.vm);
     g_autofree char *released = vl_hold_state(c.vm);
     g_assert_cmpstr(released, ==, first);
     g_autoptr(VlRecord) record = NULL;
     g_assert_cmpstr(stored(&c, "vol1", &record)->token, ==, c.vm->token);
-    park(&c); /* libvirt calls Release twice */
+    qemu_park(c.world, c.vm); /* libvirt calls Release twice */
     g_autofree char *again = vl_hold_state(c.vm);
     g_assert_cmpstr(again, ==, first);
     g_assert_true(hold(&c));
@@ -218,7 +163,7 @@ test_token_kept(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_autofree char *before = vl_hold_state(c.vm);
     fake_fault(c.store, FAKE_CAS, NULL, 1, 100000, FAKE_ERROR, VL_ERR_STORAGE);
     g_assert_false(hold_for(&c, 5));
@@ -237,7 +182,7 @@ test_resumed_at_once(void)
     Case c;
     VlCall call = {0};
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_assert_true(hold(&c));
     fake_counts_reset(c.store);
     call.deadline = vl_deadline_in(30);
@@ -260,7 +205,7 @@ test_changed_but_ours(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     VlRecord *record = fake_get(c.store, "vol1");
     vl_record_add_fence(record, OTHER, 1, 2000000000, 2000000000);
     fake_put(c.store, "vol1", record);
@@ -279,7 +224,7 @@ test_lost_ack(void)
     for (guint i = 0; i < G_N_ELEMENTS(codes); i++) {
         Case c;
         case_begin(&c, NULL);
-        qemu_opens(&c);
+        qemu_opens(c.world, c.vm);
         fake_counts_reset(c.store);
         fake_fault(c.store, FAKE_CAS, "vol1", 1, 1, FAKE_LOST_ACK, codes[i]);
         g_assert_true(hold(&c));
@@ -296,7 +241,7 @@ test_stale(void)
     for (guint is_free = 0; is_free < 2; is_free++) {
         Case c;
         case_begin(&c, NULL);
-        qemu_opens(&c);
+        qemu_opens(c.world, c.vm);
         fake_put(c.store, "vol1", is_free ? NULL : world_record(world_holder(c.b, "web1", TRUE, OTHER, NULL), NULL));
         g_assert_false(hold(&c));
         world_assert_error(c.error, VL_ERR_STALE, is_free ? "vol1 *(free now)*stale*" : "vol1 *on host node-b*stale*");
@@ -318,7 +263,7 @@ test_all_or_nothing(void)
 {
     Case c;
     case_begin(&c, "vol2");
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_autofree char *token = g_strdup(c.vm->token);
     fake_put(c.store, "vol2", world_record(world_holder(c.b, "web1", TRUE, OTHER, NULL), NULL));
     g_assert_false(hold(&c));
@@ -344,7 +289,7 @@ test_claimed(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     put_claim(&c);
     g_assert_false(hold(&c));
     world_assert_error(c.error, VL_ERR_HELD, "*taken over by host node-b*");
@@ -376,7 +321,7 @@ test_no_address(void)
     world_assert_error(c.error, VL_ERR_NO_ADDRESS, "*");
     g_autofree char *state = fake_state(c.store, "vol1");
     g_assert_cmpstr(state, ==, "web1:parked");
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_assert_true(hold(&c));
     g_autoptr(VlRecord) record = NULL;
     g_assert_cmpuint(stored(&c, "vol1", &record)->addrs->len, ==, 1);
@@ -400,7 +345,7 @@ test_one_address_missing(void)
 static void
 opens(World *world, gpointer opaque)
 {
-    qemu_opens(opaque);
+    qemu_opens(world, opaque);
 }
 
 static void
@@ -408,7 +353,7 @@ test_address_late(void)
 {
     Case c;
     case_begin(&c, NULL);
-    world_at(c.world, 1, opens, &c);
+    world_at(c.world, 1, opens, c.vm);
     g_assert_true(hold(&c));
     assert_held(&c, "vol1");
     case_end(&c);
@@ -426,7 +371,7 @@ test_baseline(void)
     case_adopt(&c, world, vm);
     g_assert_false(hold(&c));
     world_assert_error(c.error, VL_ERR_NO_ADDRESS, "*");
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_assert_true(hold(&c));
     g_autoptr(VlRecord) record = NULL;
     const VlHolder *holder = stored(&c, "vol1", &record);
@@ -441,9 +386,9 @@ test_reopened(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_assert_true(hold(&c));
-    park(&c);
+    qemu_park(c.world, c.vm);
     fake_unwatch(c.store, "vol1", OWN);
     fake_watch(c.store, "vol1", "127.0.0.1:0/222");
     g_assert_true(hold(&c));
@@ -460,9 +405,9 @@ test_closed(void)
 {
     Case c;
     case_begin(&c, NULL);
-    qemu_opens(&c);
+    qemu_opens(c.world, c.vm);
     g_assert_true(hold(&c));
-    park(&c);
+    qemu_park(c.world, c.vm);
     fake_unwatch(c.store, "vol1", OWN);
     g_assert_false(hold(&c));
     world_assert_error(c.error, VL_ERR_NO_ADDRESS, "*");
@@ -486,7 +431,7 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    connect_to_self();
+    qemu_connect();
     g_test_add_func("/hold/first", test_first);
     g_test_add_func("/hold/round-trips", test_round_trips);
     g_test_add_func("/hold/token", test_token);
@@ -505,6 +450,6 @@ main(int argc, char **argv)
     g_test_add_func("/hold/closed", test_closed);
     g_test_add_func("/hold/gone", test_gone);
     int result = g_test_run();
-    disconnect();
+    qemu_disconnect();
     return result;
 }

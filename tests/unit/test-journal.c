@@ -31,7 +31,6 @@ full_vm(World *world)
     vl_vm_add_lease(vm, vl_lease_new(vm, volume, &rbd, "vda", FALSE));
     vl_vm_add_lease(vm, vl_lease_new(vm, volume, &krbd, "vdb", FALSE));
     vm->action = 3;
-    vm->ever_held = TRUE;
     return vm;
 }
 
@@ -44,6 +43,26 @@ reopened(World *world, VlJournal **ret_journal)
     g_assert_no_error(error);
     *ret_journal = world->daemon->journal;
     return vl_journal_read(*ret_journal);
+}
+
+/* Written only when it would say something new. */
+static void
+test_ensure(void)
+{
+    g_autoptr(World) world = world_new(FALSE);
+    VlVm *vm = full_vm(world);
+    g_autofree char *path = g_strdup_printf("%s/vms/%s-%" G_GINT64_FORMAT "-%" G_GUINT64_FORMAT ".json", world->dir,
+                                            vm->who.uuid, vm->who.pid, vm->who.start);
+    GStatBuf first, second;
+    g_assert_true(vl_journal_ensure(world->daemon->journal, vm, NULL));
+    g_assert_cmpint(g_stat(path, &first), ==, 0);
+    g_assert_true(vl_journal_ensure(world->daemon->journal, vm, NULL));
+    g_assert_cmpint(g_stat(path, &second), ==, 0);
+    g_assert_cmpuint(first.st_ino, ==, second.st_ino);
+    vl_vm_drop_lease(vm, vm->leases->pdata[0]);
+    g_assert_true(vl_journal_ensure(world->daemon->journal, vm, NULL));
+    g_autoptr(GPtrArray) entries = vl_journal_read(world->daemon->journal);
+    g_assert_cmpuint(((VlJournalVm *)entries->pdata[0])->specs->len, ==, 1);
 }
 
 static void
@@ -62,7 +81,6 @@ test_round_trip(void)
     g_assert_cmpstr(entry->name, ==, "web1");
     g_assert_cmpstr(entry->uri, ==, "qemu:///system");
     g_assert_cmpint(entry->action, ==, 3);
-    g_assert_true(entry->ever_held);
     g_assert_cmpuint(entry->specs->len, ==, 2);
     for (guint i = 0; i < 2; i++) {
         const struct vl_volume_spec *got = entry->specs->pdata[i], *want = &((VlLease *)vm->leases->pdata[i])->spec;
@@ -220,6 +238,7 @@ int
 main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/journal/ensure", test_ensure);
     g_test_add_func("/journal/round-trip", test_round_trip);
     g_test_add_func("/journal/incarnations", test_incarnations);
     g_test_add_func("/journal/broken", test_broken);

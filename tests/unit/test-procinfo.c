@@ -315,11 +315,13 @@ sockets_other(void)
     must(bind(listener, (struct sockaddr *)&addr, sizeof addr) == 0 && listen(listener, 1) == 0);
 }
 
+typedef GHashTable *(*LocalIps)(pid_t pid, GError **error);
+
 static char *
-local_ips(pid_t pid)
+local_ips(LocalIps func, pid_t pid)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GHashTable) ips = vl_proc_local_ips(pid, &error);
+    g_autoptr(GHashTable) ips = func(pid, &error);
     g_assert_no_error(error);
     g_autoptr(GList) keys = g_list_sort(g_hash_table_get_keys(ips), (GCompareFunc)strcmp);
     GString *joined = g_string_new("");
@@ -340,18 +342,19 @@ have_ipv6(void)
 }
 
 static void
-test_local_ips(void)
+test_local_ips(gconstpointer data)
 {
+    LocalIps func = *(const LocalIps *)data;
     pid_t v4 = child_start(sockets_v4), other = child_start(sockets_other);
-    g_autofree char *v4_ips = local_ips(v4);
+    g_autofree char *v4_ips = local_ips(func, v4);
     g_assert_cmpstr(v4_ips, ==, "127.0.0.3 ");
-    g_autofree char *other_ips = local_ips(other); /* listening and UDP do not count */
+    g_autofree char *other_ips = local_ips(func, other); /* listening and UDP do not count */
     g_assert_cmpstr(other_ips, ==, "");
-    g_autofree char *own = local_ips(getpid()); /* nor does what other processes have */
+    g_autofree char *own = local_ips(func, getpid()); /* nor does what other processes have */
     g_assert_cmpstr(own, ==, "");
     if (have_ipv6()) {
         pid_t v6 = child_start(sockets_v6);
-        g_autofree char *v6_ips = local_ips(v6);
+        g_autofree char *v6_ips = local_ips(func, v6);
         g_assert_cmpstr(v6_ips, ==, "127.0.0.4 ::1 ");
         child_end(v6);
     } else {
@@ -360,10 +363,10 @@ test_local_ips(void)
     child_end(v4);
     child_end(other);
     g_autoptr(GError) error = NULL;
-    g_assert_null(vl_proc_local_ips(v4, &error));
+    g_assert_null(func(v4, &error));
     g_assert_error(error, VL_ERROR, VL_ERR_MISSING);
     g_clear_error(&error);
-    g_assert_null(vl_proc_local_ips(0, &error));
+    g_assert_null(func(0, &error));
     g_assert_error(error, VL_ERROR, VL_ERR_MISSING);
 }
 
@@ -581,7 +584,9 @@ main(int argc, char **argv)
     g_test_add_func("/procinfo/reuse", test_reuse);
     g_test_add_func("/procinfo/reuse-real", test_reuse_real);
     g_test_add_func("/procinfo/is-qemu", test_is_qemu);
-    g_test_add_func("/procinfo/local-ips", test_local_ips);
+    static const LocalIps from_sockets = vl_proc_local_ips, from_tables = vl_proc_local_ips_from_tables;
+    g_test_add_data_func("/procinfo/local-ips", &from_sockets, test_local_ips);
+    g_test_add_data_func("/procinfo/local-ips-from-tables", &from_tables, test_local_ips);
     g_test_add_func("/procinfo/local-ips-zombie", test_local_ips_zombie);
     g_test_add_func("/procinfo/host-ips", test_host_ips);
     g_test_add_func("/procinfo/addr-ip", test_addr_ip);

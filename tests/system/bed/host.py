@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A virtualisation host: a Namespace with libvirtd, virtleased and what they read and write.
+"""A virtualisation host: a Namespace with libvirtd, a lock manager's daemons and what they read and write.
 
 The build under test is $VIRTLEASE_BUILD, or build/ in the source tree; the sanitized one is $VIRTLEASE_ASAN_BUILD, or build-asan/.
 """
@@ -14,7 +14,9 @@ from pathlib import Path
 import libvirt
 
 from .namespace import Namespace
+from .sanlock import IO_TIMEOUT_S, USER, Sanlock
 from .service import Service, tail
+from .storage import Storage
 from .wait import wait_until
 
 SOURCE = Path(__file__).resolve().parents[3]
@@ -33,6 +35,7 @@ DAEMON_SOCKET = "/run/virtlease/virtleased.sock"
 LIBVIRT_SOCKET = "/run/libvirt/libvirt-sock"
 HOST_NAME_FILE = "/etc/bed-host"        # what guests read through fw_cfg: 16 bytes
 SECRET_UUID = "5ec2e700-0000-4000-8000-000000000001"
+VIRTLOCKD_SOCKET = "/run/libvirt/virtlockd-sock"
 LIBVIRTD_TIMEOUT_S = 30
 VIRTLEASED_TIMEOUT_S = 30
 
@@ -71,7 +74,9 @@ def conf_text(settings):
 
 
 class Host(Namespace):
-    """See the module. lock_manager: None (libvirt's default: nothing) or the name of a plugin; set it before start_libvirtd()."""
+    """See the module. lock_manager: None (libvirt's default: nothing) or the name of a plugin: "virtlease", or libvirt's own "sanlock" and
+    "lockd"; set it before start_libvirtd(). with_sanlock: start() also starts a sanlock daemon; "sanlock" always has one, and needs a
+    lease_directory (sanlock.LeaseDirectory)."""
 
     def __init__(self, world, cluster, name, number, lock_manager=None, directory=None):
         super().__init__(world, name, number, directory)
@@ -83,6 +88,13 @@ class Host(Namespace):
         self.sanitized = False
         self.libvirtd = Service(self, "libvirtd")
         self.virtleased = Service(self, "virtleased")
+        self.sanlock = Sanlock(self)
+        self.virtlockd = Service(self, "virtlockd")
+        self.with_sanlock = False
+        self.storage = Storage(self)
+        self.lease_directory = None
+        self.sanlock_conf = {}      # changes to qemu-sanlock.conf
+        self.lockd_conf = {}        # and to qemu-lockd.conf
         self.connection = None
         self.shared_cache = world.dir / "capabilities"
         self._configure()
@@ -110,8 +122,13 @@ class Host(Namespace):
     # Life
 
     def start(self):
-        """Boot with everything running: virtleased before libvirtd, if that lock manager is chosen. Also after a power loss."""
+        """Boot with everything running: what the chosen lock manager needs, then libvirtd. Also after a power loss."""
         self.boot()
+        self.storage.mount()
+        if self.with_sanlock or self.lock_manager == "sanlock":
+            self.sanlock.start()
+        if self.lock_manager == "lockd":
+            self.start_virtlockd()
         if self.lock_manager == "virtlease":
             self.start_virtleased()
         self.start_libvirtd()
@@ -126,12 +143,18 @@ class Host(Namespace):
         if self.up():
             self.power_loss()
         self.boot()
+        self.storage.mount()
 
     # libvirtd
 
     def start_libvirtd(self, wait=True):
         lock = {"lock_manager": self.lock_manager} if self.lock_manager else {}
         self.write("/etc/libvirt/qemu.conf", QEMU_CONF + conf_text(lock))
+        if self.lock_manager == "sanlock":
+            self._prepare_sanlock_plugin()
+        elif self.lock_manager == "lockd":
+            settings = {"file_lockspace_dir": str(self.lease_directory.path), **self.lockd_conf}
+            self.write("/etc/libvirt/qemu-lockd.conf", conf_text({k: v for k, v in settings.items() if v is not None}))
         env = {"LIBVIRT_LOCK_MANAGER_PLUGIN_DIR": PLUGIN_DIR} if self.lock_manager == "virtlease" else {}
         cache = self.path("/var/cache/libvirt/qemu/capabilities")
         if self.shared_cache.is_dir() and not cache.exists():
@@ -142,6 +165,12 @@ class Host(Namespace):
             if not self.shared_cache.is_dir():
                 self.connect().getCapabilities()        # probes what is not probed yet
                 shutil.copytree(cache, self.shared_cache)
+
+    def _prepare_sanlock_plugin(self):
+        """What its administrator does. The plugin formats the lockspace if there is none, and joins it while libvirtd starts."""
+        settings = {"auto_disk_leases": 1, "disk_lease_dir": str(self.lease_directory.path), "host_id": self.sanlock.host_id,
+                    "io_timeout": IO_TIMEOUT_S, "user": USER, "group": USER, **self.sanlock_conf}
+        self.write("/etc/libvirt/qemu-sanlock.conf", conf_text({k: v for k, v in settings.items() if v is not None}))
 
     def stop_libvirtd(self):
         self.close_connection()
@@ -224,6 +253,12 @@ class Host(Namespace):
         done = self.run(VIRTLEASECTL, "--json", *args, check=check, timeout=timeout)
         return json.loads(done.stdout) if check else done
 
+    # virtlockd
+
+    def start_virtlockd(self):
+        self.virtlockd.start("virtlockd")
+        wait_until(self.path(VIRTLOCKD_SOCKET).exists, LIBVIRTD_TIMEOUT_S, f"virtlockd of {self.name} serves its socket")
+
     # End and logs
 
     def discard(self):
@@ -238,6 +273,7 @@ class Host(Namespace):
 
     def logs(self):
         """[(title, text)] for a failure report."""
-        found = [(f"{self.name} {s.name}", tail(s.log)) for s in (self.virtleased, self.libvirtd) if s.log.exists()]
+        found = [(f"{self.name} {s.name}", tail(s.log)) for s in (self.virtleased, self.sanlock, self.virtlockd, self.libvirtd)
+                 if s.log.exists()]
         directory = self.path("/var/log/libvirt")
         return found + [(f"{self.name} {p.name}", tail(p)) for p in sorted(directory.rglob("*.log"), key=lambda p: p.stat().st_mtime)]

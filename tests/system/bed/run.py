@@ -60,6 +60,16 @@ def kill_process(pid, started):
             pass
 
 
+def detach_loops(directory):
+    """Loop devices over files in that directory: they belong to the whole machine and outlive every process."""
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if path.read_text().startswith(f"{directory}/"):
+                sh("losetup", "-d", f"/dev/{path.parts[3]}", check=False)
+        except OSError:
+            pass            # detached meanwhile
+
+
 class Registry:
     """What a run owns, on disk, so that somebody else can clean up. Holding the flock = the owner lives."""
 
@@ -68,7 +78,7 @@ class Registry:
         self.path = STATE_DIR / f"{number}.json"
         self.bridge = f"vlt{number}"
         self.file = None
-        self.data = {"dir": None, "links": [], "processes": []}
+        self.data = {"dir": None, "loops": None, "links": [], "processes": []}
 
     def claim(self):
         """Take the lock without waiting; True if it is ours now. What an earlier owner left is loaded into data."""
@@ -103,6 +113,8 @@ class Registry:
             wait_until(lambda p=pid, s=started: start_time(p) != s, STOP_TIMEOUT_S, f"death of process {pid}")
         for link in self.data["links"] + [self.bridge]:
             sh("ip", "link", "del", link, check=False)
+        if self.data.get("loops"):
+            detach_loops(self.data["loops"])
         if self.data["dir"]:
             shutil.rmtree(self.data["dir"], ignore_errors=True)
 
@@ -135,6 +147,7 @@ class World:
         self.dir = Path(tempfile.mkdtemp(prefix="virtlease-test.", dir=TEMP_ROOT))
         self.dir.chmod(0o755)
         self.registry.data["dir"] = None if keep else str(self.dir)
+        self.registry.data["loops"] = str(self.dir)
         self.registry.save()
         atexit.register(self.close)
         self.bridge = self.registry.bridge

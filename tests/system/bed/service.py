@@ -12,7 +12,7 @@ STOP_TIMEOUT_S = 20
 LOG_TAIL_LINES = 60
 
 # No more descriptors than a service has: libvirt closes every possible one between fork and exec.
-LAUNCH = "ulimit -n 1024; echo $$ >{pidfile}; exec {command} >>{log} 2>&1 </dev/null"
+LAUNCH = "ulimit -Sn 1024; echo $$ >{pidfile}; exec {command} >>{log} 2>&1 </dev/null"
 
 
 def tail(path, lines=LOG_TAIL_LINES):

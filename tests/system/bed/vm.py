@@ -43,12 +43,13 @@ DOMAIN = """\
 
 
 class Disk:
-    """A disk of a VM: image names an RBD image (spec), or path a file. target: "vda" by position unless given; "sdX" is virtio-scsi,
-    which the firmware can also unplug (a PCI unplug needs a guest OS)."""
+    """A disk of a VM: image names an RBD image (spec), path a file, block a block device. target: "vda" by position unless given; "sdX" is
+    virtio-scsi, which the firmware can also unplug (a PCI unplug needs a guest OS)."""
 
-    def __init__(self, image=None, path=None, target=None, readonly=False, shareable=False, extra=""):
-        assert (image is None) != (path is None)
-        self.image, self.path, self.target = image, path, target
+    def __init__(self, image=None, path=None, block=None, target=None, readonly=False, shareable=False, extra=""):
+        assert [image, path, block].count(None) == 2
+        self.type = "network" if image else "file" if path else "block"
+        self.image, self.path, self.target = image, path or block, target
         self.readonly, self.shareable, self.extra = readonly, shareable, extra
 
     def xml(self, cluster, position=None):
@@ -58,12 +59,12 @@ class Disk:
         flags = ("<readonly/>" if self.readonly else "") + ("<shareable/>" if self.shareable else "")
         # Without a boot order the firmware leaves a disk alone and the guest has no BIOS drive to write to.
         boot = "" if position is None else f"<boot order='{position + 1}'/>"
-        return (f"<disk type='{'network' if self.image else 'file'}' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+        return (f"<disk type='{self.type}' device='disk'><driver name='qemu' type='raw' cache='none'/>"
                 f"{self._source(cluster)}<target dev='{target}' bus='{bus}'/>{flags}{boot}{self.extra}</disk>")
 
     def _source(self, cluster):
         if self.path:
-            return f"<source file={quoteattr(str(self.path))}/>"
+            return f"<source {'file' if self.type == 'file' else 'dev'}={quoteattr(str(self.path))}/>"
         name = "/".join(part for part in split_spec(self.image) if part)
         return (f"<auth username='qemu'><secret type='ceph' uuid='{SECRET_UUID}'/></auth>"
                 f"<source protocol='rbd' name={quoteattr(name)}><host name='{cluster.address}' port='6789'/>"
