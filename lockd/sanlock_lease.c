@@ -327,6 +327,12 @@ refuse_owner(const Try *try, int rc, const char *owner, const VlSpaceHost *seen,
 {
     const VlSanlockConf *conf = vl_sanlock_space_conf(try->space);
     gint64 left = (dead_at(seen, conf) - vl_clock_now()) / G_USEC_PER_SEC;
+    gint64 silent = (vl_clock_now() - seen->changed) / G_USEC_PER_SEC;
+    /* A host that has only just joined calls every owner silent until it has seen it renew twice. */
+    if (rc == SANLK_ACQUIRE_OWNED_RETRY && silent < 2 * VL_SANLOCK_RENEW_S((gint64)conf->io_timeout)) {
+        vl_set_error(error, VL_ERR_HELD, "%s: held by %s (sanlock %d)", try->want->what, owner, rc);
+        return;
+    }
     if (rc == SANLK_ACQUIRE_IDLIVE) {
         vl_sanlock_error(error, VL_SANLOCK_ACQUIRE, rc, try->want->what, owner);
         return;
@@ -351,7 +357,7 @@ meet_owner(Try *try, int rc, GError **error)
     if (!owner && !ignored)
         return vl_call_check(try->call, try->want->what, error); /* it has just been released */
     gboolean known = id && vl_sanlock_space_host(try->space, id, &seen);
-    gboolean proven = rc == SANLK_ACQUIRE_IDLIVE && known && seen.renewing && seen.changed > try->began;
+    gboolean proven = known && seen.renewing && seen.changed > try->began;
     if (!known || proven || try->want->wait_until < dead_at(&seen, vl_sanlock_space_conf(try->space))) {
         refuse_owner(try, rc, owner ? owner : "another host", &seen, error);
         return FALSE;

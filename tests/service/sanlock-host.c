@@ -71,7 +71,7 @@ vm_of(const char *name)
 static pid_t
 pid_of(const char *name)
 {
-    return (pid_t)atoi(g_subprocess_get_identifier(vm_of(name)));
+    return GPOINTER_TO_INT(g_object_get_data(G_OBJECT(vm_of(name)), "pid")); /* also after its end */
 }
 
 static void
@@ -83,6 +83,7 @@ do_vm(const char *id, char **words)
         g_subprocess_new(G_SUBPROCESS_FLAGS_STDIN_PIPE | G_SUBPROCESS_FLAGS_STDOUT_PIPE, &error, self, "--vm", NULL);
     g_assert_no_error(error);
     g_input_stream_read(g_subprocess_get_stdout_pipe(vm), line, 5, NULL, NULL);
+    g_object_set_data(G_OBJECT(vm), "pid", GINT_TO_POINTER(atoi(g_subprocess_get_identifier(vm))));
     g_mutex_lock(&vms_lock);
     g_hash_table_replace(vms, g_strdup(words[0]), vm);
     g_mutex_unlock(&vms_lock);
@@ -180,7 +181,7 @@ do_kill(const char *id, char **words)
 static void
 do_alive(const char *id, char **words)
 {
-    say(id, "ok %s", kill(pid_of(words[0]), 0) == 0 && !g_subprocess_get_if_exited(vm_of(words[0])) ? "yes" : "no");
+    say(id, "ok %s", g_subprocess_get_identifier(vm_of(words[0])) ? "yes" : "no");
 }
 
 static void
