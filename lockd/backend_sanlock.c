@@ -552,21 +552,29 @@ san_status(VlDaemon *daemon, JsonBuilder *out)
 {
     VlSanlock *sanlock = vl_sanlock_of(daemon);
     VlSpaceStatus status;
-    if (!sanlock)
+    if (!sanlock) {
+        vl_json_string(out, "state", "off");
+        vl_json_string(out, "detail", "sanlock_dir is not set");
         return;
+    }
     vl_sanlock_space_status(sanlock->space, &status);
-    json_builder_set_member_name(out, "sanlock");
-    json_builder_begin_object(out);
-    vl_json_string(out, "lockspace", VL_SANLOCK_SPACE);
-    vl_json_string(out, "dir", sanlock->conf.lease_dir);
+    gboolean joined = status.state == VL_SPACE_JOINED;
+    g_autofree char *detail =
+        g_strdup_printf("host %u of %u living in %s", sanlock->conf.host_id, status.hosts, sanlock->conf.lease_dir);
+    g_autofree char *unwatched = g_strdup_printf(
+        "sanlock runs without a watchdog: a host that hangs may still write when others take its disks over after %d s",
+        VL_SANLOCK_DEAD_S(sanlock->conf.io_timeout));
+    vl_json_string(out, "state", vl_sanlock_space_state_name(status.state));
+    vl_json_string(out, "detail", detail);
+    vl_json_string(out, "problem",
+                   !joined                                     ? status.reason
+                   : status.watchdog_known && !status.watchdog ? unwatched
+                                                               : NULL);
     vl_json_int(out, "host_id", sanlock->conf.host_id);
     vl_json_int(out, "io_timeout", sanlock->conf.io_timeout);
-    vl_json_string(out, "state", vl_sanlock_space_state_name(status.state));
-    vl_json_string(out, "problem", status.state == VL_SPACE_JOINED ? NULL : status.reason);
     vl_json_int(out, "hosts", status.hosts);
     vl_json_int(out, "renewed_ms", status.renewed ? (vl_clock_now() - status.renewed) / 1000 : -1);
     vl_json_string(out, "watchdog", !status.watchdog_known ? "unknown" : status.watchdog ? "yes" : "no");
-    json_builder_end_object(out);
     g_free(status.reason);
 }
 
