@@ -269,7 +269,10 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
     }
     /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them.
      */
-    g_autofree char *token = takes->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
+    gboolean all = takes->len && takes->len == vm->leases->len;
+    if (all && !vm->next_token)
+        vm->next_token = vl_random_id();
+    const char *token = all ? vm->next_token : vm->token;
     if (takes->len && !hold_takes(daemon, vm, takes, token, call, error)) {
         hold_failed(daemon, vm, takes);
         return FALSE;
@@ -279,9 +282,9 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
         lease->unwritten = FALSE;
         vl_lease_set_state(lease, VL_LEASE_HELD, "CPUs may run");
     }
-    if (takes->len) {
+    if (all) {
         g_free(vm->token);
-        vm->token = g_steal_pointer(&token);
+        vm->token = g_steal_pointer(&vm->next_token);
     }
     vm->ever_held = TRUE;
     VL_FAULT("after-hold");
@@ -291,11 +294,21 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
 
 /* ---- parking ---- */
 
+/* Its token is that of a resume which was not done. Any other one is not touched (R2): whoever changed it had a reason,
+ * and with it this VM is not handed over. */
+static gboolean
+half_resumed(const VlVm *vm, const VlHolder *holder)
+{
+    return vm->next_token && g_strcmp0(holder->token, vm->next_token) == 0;
+}
+
 /* As it must be stored while the CPUs stand still: PARKED, under the token that libvirt has. */
 static void
 park_holder(const VlVm *vm, VlHolder *holder)
 {
     holder->held = FALSE;
+    if (!half_resumed(vm, holder))
+        return;
     g_free(holder->token);
     holder->token = g_strdup(vm->token);
 }
@@ -316,7 +329,7 @@ park_one(VlVm *vm, VlLease *lease, GError **error)
         VlRecord *write = next;
         vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
                             g_steal_pointer(&take->record));
-        if (!holder || (!holder->held && g_strcmp0(holder->token, vm->token) == 0))
+        if (!holder || (!holder->held && !half_resumed(vm, holder)))
             return TRUE; /* not ours to write any more, or done */
         if (next->claim) {
             vl_set_error(error, VL_ERR_HELD, "%s: host %s is about to take it over", lease->volume->display,

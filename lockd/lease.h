@@ -48,7 +48,7 @@ typedef struct {
     GPtrArray *baseline;   /* of char *: clients seen on the volume before this QEMU existed, or NULL */
     gboolean open_already; /* QEMU had it open before we came: its client is found by socket, not by novelty */
     gboolean kept;         /* the record named this running QEMU before we came */
-    gboolean unwritten;    /* PARKED here; the stored record may still say HELD, or another token than the VM's */
+    gboolean unwritten;    /* PARKED here; the stored record may still say HELD, or have the next token */
 } VlLease;
 
 VlLease *vl_lease_new(VlVm *vm, VlVolume *volume, const struct vl_volume_spec *spec, const char *target,

@@ -41,6 +41,7 @@ struct VlVm {
     gint audit_soon;    /* atomic: another host's claim stands in a record of ours; see what becomes of it */
     gint rescan;        /* atomic: 0 idle, 1 a rescan is under way, 2 and another is wanted */
     char *token;        /* current hand-over token */
+    char *next_token; /* of a resume that is not done: some records may have it, but libvirt was never told; or NULL */
 };
 
 VlVms *vl_vms_new(void);
