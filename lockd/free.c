@@ -252,7 +252,9 @@ vl_exit_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
     for (guint i = 0; i < takes->len; i++)
         find_remains(daemon, vm, takes->pdata[i]);
     VL_FAULT("exit-before-fence");
-    if (!fence_remains(daemon, takes, fenced, error) || !break_remains(takes, error))
+    gboolean ok = fence_remains(daemon, takes, fenced, error);
+    vm->late_exit = vm->late_exit || fenced->len; /* a fenced client loses its watch: no sign that it went by itself */
+    if (!ok || !break_remains(takes, error))
         return FALSE;
     VL_FAULT("exit-after-fence");
     return write_freed(daemon, vm, takes, fenced, error);

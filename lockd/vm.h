@@ -48,6 +48,7 @@ struct VlVm {
     gboolean enrolling;     /* its child is registering with sanlock and will ask once more */
     GArray *sanlock;        /* of int: QEMU's descriptors that are registered with sanlock; NULL: not known */
     char *sanlock_error;
+    char *next_token; /* of a resume that is not done: some records may have it, but libvirt was never told; or NULL */
 };
 
 VlVms *vl_vms_new(void);
