@@ -33,7 +33,8 @@
  * - The source's host is up again: its journal makes it fence and strike by itself. One of the two swaps comes second,
  *   finds another record, and is not repeated because no previous stands in it.
  * - The VM migrates on, or back. Then the record names another process than ours, or another previous than was judged.
- * - Somebody claims our lease. While a claim stands an owner changes nothing (R11).
+ * - Somebody claims our lease. While a claim stands an owner changes nothing (R11). One that comes after the look makes
+ *   our swap fail; what was broken and fenced by then is the dead source's all the same.
  * - This daemon ends anywhere: the record still names previous, the next life begins anew; a fence added twice is one.
  *   Nothing is given back meanwhile, as the lock is not the source's any more.
  *
