@@ -81,3 +81,25 @@ def test_sanlock_daemon_killed(sanlock_hosts, vm, shared_file):
     a.sanlock.start()
     wait_until(lambda: state(a) == "joined", 60, "joins again")
     assert a.virsh("resume", guest.name, check=False).returncode != 0
+
+
+def test_lockspace_fails_and_comes_back(sanlock_hosts, vm, shared_file, lease_directory):
+    """sanlock runs `virtleasectl lost`; the VM is paused, gives its leases back and so survives; then it goes on."""
+    a = sanlock_hosts[0]
+    guest = vm([Disk(path=shared_file())])
+    guest.start(a)
+    guest.wait_writing(a)
+    pid = a.qemu_pid(guest.name)
+    good = lease_directory.lockspace.read_bytes()
+    with open(lease_directory.lockspace, "r+b") as f:
+        f.write(bytes(512))     # host 1's record
+    began = time.monotonic()
+    wait_until(lambda: a.domain_state(guest.name) == "paused", 20, "paused")
+    print("paused after", time.monotonic() - began)
+    wait_until(lambda: state(a) != "joined", 60, "out of the lockspace")
+    with open(lease_directory.lockspace, "r+b") as f:
+        f.write(good)
+    wait_until(lambda: state(a) == "joined", 120, "joins again")
+    assert a.qemu_pid(guest.name) == pid
+    a.virsh("resume", guest.name)
+    guest.wait_writing(a)
