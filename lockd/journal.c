@@ -11,7 +11,9 @@
 
 #include "lockd/error.h"
 
-#define BOOTS_MAX 32
+#define BOOTS_MAX    32
+#define LOCK_TRIES   50
+#define LOCK_POLL_US (20 * 1000)
 
 struct VlJournal {
     char *dir;
@@ -119,8 +121,12 @@ journal_lock(VlJournal *journal, GError **error)
     journal->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (journal->lock_fd < 0)
         return fail(error, path, "cannot be opened", NULL);
-    if (flock(journal->lock_fd, LOCK_EX | LOCK_NB) == 0)
-        return TRUE;
+    /* A predecessor that was just killed has the file open until the last of its threads is gone. */
+    for (guint i = 0; i < LOCK_TRIES; i++) {
+        if (flock(journal->lock_fd, LOCK_EX | LOCK_NB) == 0)
+            return TRUE;
+        g_usleep(LOCK_POLL_US);
+    }
     vl_set_error(error, VL_ERR_JOURNAL, "%s: another virtleased is running with this state directory", path);
     return FALSE;
 }

@@ -36,7 +36,7 @@ STATUS = """\
 """
 
 
-# libvirt writes some 10 KB about a VM of a few disks.
+# As long as a real one, more or less.
 OTHERS = "\n".join(f"      <controller type='pci' index='{i}' model='pcie-root-port'><model name='pcie-root-port'/><target chassis='{i}' "
                    f"port='0x{i:x}'/><alias name='pci.{i}'/><address type='pci' domain='0x0000' bus='0x00' slot='0x{i:02x}' function='0x0'/>"
                    "</controller>" for i in range(1, 41))
