@@ -350,3 +350,8 @@ tool_text_release(JsonObject *answer, gint64 now, GString *out)
     if (owner)
         add_line(out, "Lock owner", "%s (%s)", string_of(owner, "addr"), string_of(owner, "entity"));
 }
+
+void
+tool_text_lost(JsonObject *answer, gint64 now, GString *out)
+{
+}

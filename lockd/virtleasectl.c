@@ -48,6 +48,9 @@ static const Verb verbs[] = {
      "ending the sessions of host %s and fencing its disks", tool_text_fence},
     {"release", "VOLUME", " --force [--no-fence]", "take a volume's lease away from its holder, fencing that first",
      "fencing and freeing %s", tool_text_release},
+    {"lost", "VM", "",
+     "said by sanlock, not by people: the lockspace that guards the disks of this VM (uuid) is failing",
+     "stopping VM %s", tool_text_lost},
 };
 
 static const Verb *
