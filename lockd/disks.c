@@ -140,12 +140,15 @@ resolve_all(GPtrArray *resolves)
         g_thread_join(threads->pdata[i]);
 }
 
+/* A path counts as libvirt wrote it, too: a symlink that leads elsewhere by now, or nowhere, changes nothing for the
+ * QEMU that went through it. */
 static gboolean
 known_already(VlVm *vm, const VlDisk *disk)
 {
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
-        if (!vl_volume_spec_equal(&lease->spec, &disk->spec))
+        gboolean spelled = disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(lease->spelled, disk->spec.path) == 0;
+        if (!spelled && !vl_volume_spec_equal(&lease->spec, &disk->spec))
             continue;
         lease->seen = TRUE;
         lease->device = lease->device && disk->device;
@@ -162,6 +165,7 @@ add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
     if (!lease) {
         lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
         lease->device = resolve->disk->device;
+        lease->spelled = resolve->disk->spec.kind == VL_VOLUME_FILE ? g_strdup(resolve->disk->spec.path) : NULL;
         vl_vm_add_lease(vm, lease);
         g_ptr_array_add(ret_new, lease);
     }
@@ -181,17 +185,20 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
             g_ptr_array_add(resolves, resolve);
     }
     resolve_all(resolves);
+    gboolean ok = TRUE;
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
         check_krbd(resolve);
-        if (resolve->error && !reads_only(resolve)) {
+        if (ok && resolve->error && !reads_only(resolve)) {
             g_autofree char *name = vl_volume_display(&resolve->disk->spec);
-            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error),
+            g_propagate_prefixed_error(error, g_error_copy(resolve->error),
                                        "disk %s (%s) of VM '%s': ", resolve->disk->target ? resolve->disk->target : "?",
                                        name, vm->name);
-            return FALSE;
+            ok = FALSE;
         }
     }
+    if (!ok && !vm->adopting) /* one that runs already is protected as far as that is possible */
+        return FALSE;
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
         if (!resolve->volume && !resolve->error && !reads_only(resolve)) {
@@ -207,5 +214,5 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
         else
             add_lease(vm, resolve, ret_new);
     }
-    return TRUE;
+    return ok;
 }

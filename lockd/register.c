@@ -292,7 +292,11 @@ gboolean
 vl_detached(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **error)
 {
     g_autoptr(VlVm) vm = vl_vms_find_uuid(daemon->vms, request->uuid);
-    if (vm && vm->who.pid == request->pid)
+    if (vm && vm->who.pid == request->pid) {
+        g_mutex_lock(&vm->op);
+        vl_rescan_released(vm, request->disks);
+        g_mutex_unlock(&vm->op);
         vl_rescan_later(daemon, vm);
+    }
     return TRUE; /* a hint: also given for things never acquired */
 }
