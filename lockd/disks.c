@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/disks.h"
 
+#include <string.h>
+
 #include "lockd/backend.h"
 #include "lockd/error.h"
 
@@ -174,15 +176,37 @@ add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
 }
 
 gboolean
+vl_disk_is_volume_at(const VlDisk *disk, const char *path)
+{
+    const char *volume = disk->spec.kind == VL_VOLUME_OTHER && g_str_has_prefix(disk->spec.path, "volume:")
+                             ? strchr(disk->spec.path, '/')
+                             : NULL;
+    return path && volume && volume[1] && g_str_has_suffix(path, volume);
+}
+
+static gboolean
+is_named(const VlVm *vm, const VlDomain *domain, const VlDisk *disk)
+{
+    for (guint i = 0; domain->named && i < domain->named->len; i++) {
+        const VlDisk *named = domain->named->pdata[i];
+        if (named->spec.kind == VL_VOLUME_FILE && vl_disk_is_volume_at(disk, named->spec.path))
+            return TRUE;
+    }
+    for (guint i = 0; i < vm->leases->len; i++)
+        if (vl_disk_is_volume_at(disk, ((VlLease *)vm->leases->pdata[i])->spelled))
+            return TRUE;
+    return FALSE;
+}
+
+gboolean
 vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GPtrArray *ret_new, GError **error)
 {
     g_autoptr(GPtrArray) resolves = g_ptr_array_new_with_free_func((GDestroyNotify)resolve_free);
     gint64 deadline = vl_call_within(call, RESOLVE_S);
     for (guint i = 0; i < domain->disks->len; i++) {
         const VlDisk *disk = domain->disks->pdata[i];
-        Resolve *resolve = known_already(vm, disk) ? NULL : resolve_new(daemon, vm, disk, deadline);
-        if (resolve)
-            g_ptr_array_add(resolves, resolve);
+        if (!known_already(vm, disk) && !is_named(vm, domain, disk))
+            g_ptr_array_add(resolves, resolve_new(daemon, vm, disk, deadline));
     }
     resolve_all(resolves);
     gboolean ok = TRUE;

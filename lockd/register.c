@@ -156,6 +156,7 @@ register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCa
         return FALSE;
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
     VlDomain named = {.disks = request->disks}; /* <disk type='volume'> has its path here only */
+    domain->named = request->disks;
     if (!vl_disks_add(daemon, vm, domain, call, fresh, error) || !vl_disks_add(daemon, vm, &named, call, fresh, error))
         return FALSE;
     if (must_enrol(daemon, vm, request, ret_enrol))
