@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/disks.h"
 
+#include <string.h>
+
 #include "lockd/backend.h"
 #include "lockd/error.h"
 
@@ -140,12 +142,15 @@ resolve_all(GPtrArray *resolves)
         g_thread_join(threads->pdata[i]);
 }
 
+/* A path counts as libvirt wrote it, too: a symlink that leads elsewhere by now, or nowhere, changes nothing for the
+ * QEMU that went through it. */
 static gboolean
 known_already(VlVm *vm, const VlDisk *disk)
 {
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
-        if (!vl_volume_spec_equal(&lease->spec, &disk->spec))
+        gboolean spelled = disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(lease->spelled, disk->spec.path) == 0;
+        if (!spelled && !vl_volume_spec_equal(&lease->spec, &disk->spec))
             continue;
         lease->seen = TRUE;
         lease->device = lease->device && disk->device;
@@ -162,11 +167,35 @@ add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
     if (!lease) {
         lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
         lease->device = resolve->disk->device;
+        lease->spelled = resolve->disk->spec.kind == VL_VOLUME_FILE ? g_strdup(resolve->disk->spec.path) : NULL;
         vl_vm_add_lease(vm, lease);
         g_ptr_array_add(ret_new, lease);
     }
     lease->seen = TRUE;
     lease->device = lease->device && resolve->disk->device;
+}
+
+gboolean
+vl_disk_is_volume_at(const VlDisk *disk, const char *path)
+{
+    const char *volume = disk->spec.kind == VL_VOLUME_OTHER && g_str_has_prefix(disk->spec.path, "volume:")
+                             ? strchr(disk->spec.path, '/')
+                             : NULL;
+    return path && volume && volume[1] && g_str_has_suffix(path, volume);
+}
+
+static gboolean
+is_named(const VlVm *vm, const VlDomain *domain, const VlDisk *disk)
+{
+    for (guint i = 0; domain->named && i < domain->named->len; i++) {
+        const VlDisk *named = domain->named->pdata[i];
+        if (named->spec.kind == VL_VOLUME_FILE && vl_disk_is_volume_at(disk, named->spec.path))
+            return TRUE;
+    }
+    for (guint i = 0; i < vm->leases->len; i++)
+        if (vl_disk_is_volume_at(disk, ((VlLease *)vm->leases->pdata[i])->spelled))
+            return TRUE;
+    return FALSE;
 }
 
 gboolean
@@ -176,22 +205,24 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
     gint64 deadline = vl_call_within(call, RESOLVE_S);
     for (guint i = 0; i < domain->disks->len; i++) {
         const VlDisk *disk = domain->disks->pdata[i];
-        Resolve *resolve = known_already(vm, disk) ? NULL : resolve_new(daemon, vm, disk, deadline);
-        if (resolve)
-            g_ptr_array_add(resolves, resolve);
+        if (!known_already(vm, disk) && !is_named(vm, domain, disk))
+            g_ptr_array_add(resolves, resolve_new(daemon, vm, disk, deadline));
     }
     resolve_all(resolves);
+    gboolean ok = TRUE;
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
         check_krbd(resolve);
-        if (resolve->error && !reads_only(resolve)) {
+        if (ok && resolve->error && !reads_only(resolve)) {
             g_autofree char *name = vl_volume_display(&resolve->disk->spec);
-            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error),
+            g_propagate_prefixed_error(error, g_error_copy(resolve->error),
                                        "disk %s (%s) of VM '%s': ", resolve->disk->target ? resolve->disk->target : "?",
                                        name, vm->name);
-            return FALSE;
+            ok = FALSE;
         }
     }
+    if (!ok && !vm->adopting) /* one that runs already is protected as far as that is possible */
+        return FALSE;
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
         if (!resolve->volume && !resolve->error && !reads_only(resolve)) {
@@ -207,5 +238,5 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
         else
             add_lease(vm, resolve, ret_new);
     }
-    return TRUE;
+    return ok;
 }
