@@ -603,6 +603,7 @@ const VlBackendOps vl_backend_sanlock = {
     .volume_free = san_volume_free,
     .lease_clear = san_lease_clear,
     .enrol = san_enrol,
+    .slow = TRUE,
     .take = san_take,
     .hold = san_hold,
     .depart = vl_sanlock_depart,
