@@ -131,14 +131,26 @@ check_krbd(Resolve *resolve)
         spec->path, key, resolve->volume->display, resolve->volume->key);
 }
 
+/* A thread for each image but one; a file is one stat(), which costs less than its thread. */
 static void
 resolve_all(GPtrArray *resolves)
 {
     g_autoptr(GPtrArray) threads = g_ptr_array_new();
-    for (guint i = 1; i < resolves->len; i++)
-        g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolves->pdata[i]));
-    if (resolves->len)
-        resolve_run(resolves->pdata[0]);
+    Resolve *mine = NULL;
+    for (guint i = 0; i < resolves->len; i++) {
+        Resolve *resolve = resolves->pdata[i];
+        if (resolve->spec.kind != VL_VOLUME_RBD)
+            continue;
+        if (mine)
+            g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolve));
+        else
+            mine = resolve;
+    }
+    if (mine)
+        resolve_run(mine);
+    for (guint i = 0; i < resolves->len; i++)
+        if (((Resolve *)resolves->pdata[i])->spec.kind != VL_VOLUME_RBD)
+            resolve_run(resolves->pdata[i]);
     for (guint i = 0; i < threads->len; i++)
         g_thread_join(threads->pdata[i]);
 }
