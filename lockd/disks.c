@@ -73,12 +73,13 @@ reads_only(const Resolve *resolve)
     return resolve->disk->readonly || resolve->spec.snapshot;
 }
 
-/* Said once per VM and disk: a rescan meets the same disk again and again. */
+/* Said once per VM and disk: a rescan meets the same disk again and again, and libvirt names it without its target. */
 static void
 note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
 {
     static GMutex lock;
     static GHashTable *said;
+    g_autofree char *key = g_strconcat(vm->who.uuid, " ", name, NULL);
     g_autofree char *line =
         g_strdup_printf("VM %s: disk %s (%s) gets no lease: %s", vm->name, disk->target ? disk->target : "?", name,
                         disk->spec.kind == VL_VOLUME_OTHER ? "virtlease does not manage its kind of storage"
@@ -86,7 +87,7 @@ note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
     g_mutex_lock(&lock);
     if (!said)
         said = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    gboolean first = g_hash_table_add(said, g_strdup(line));
+    gboolean first = g_hash_table_add(said, g_steal_pointer(&key));
     g_mutex_unlock(&lock);
     if (first)
         g_message("%s", line);
@@ -130,14 +131,26 @@ check_krbd(Resolve *resolve)
         spec->path, key, resolve->volume->display, resolve->volume->key);
 }
 
+/* A thread for each image but one; a file is one stat(), which costs less than its thread. */
 static void
 resolve_all(GPtrArray *resolves)
 {
     g_autoptr(GPtrArray) threads = g_ptr_array_new();
-    for (guint i = 1; i < resolves->len; i++)
-        g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolves->pdata[i]));
-    if (resolves->len)
-        resolve_run(resolves->pdata[0]);
+    Resolve *mine = NULL;
+    for (guint i = 0; i < resolves->len; i++) {
+        Resolve *resolve = resolves->pdata[i];
+        if (resolve->spec.kind != VL_VOLUME_RBD)
+            continue;
+        if (mine)
+            g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolve));
+        else
+            mine = resolve;
+    }
+    if (mine)
+        resolve_run(mine);
+    for (guint i = 0; i < resolves->len; i++)
+        if (((Resolve *)resolves->pdata[i])->spec.kind != VL_VOLUME_RBD)
+            resolve_run(resolves->pdata[i]);
     for (guint i = 0; i < threads->len; i++)
         g_thread_join(threads->pdata[i]);
 }

@@ -49,10 +49,10 @@ class CallFailed(RuntimeError):
 class Driver:
     """One vldriver on one host; as many VMs as wanted, one after another or each with its own."""
 
-    def __init__(self, host):
-        self.process = subprocess.Popen(host.enter(VLDRIVER, PLUGIN_DIR / "virtlease.so"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    def __init__(self, host, plugin=PLUGIN_DIR / "virtlease.so", conf="/etc/libvirt/qemu-virtlease.conf"):
+        self.process = subprocess.Popen(host.enter(VLDRIVER, plugin), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, bufsize=1, env=environment(), start_new_session=True)
-        self.ask("init", "/etc/libvirt/qemu-virtlease.conf")
+        self.ask("init", conf)
 
     def ask(self, *words):
         """-> (microseconds, {key: value})"""

@@ -189,3 +189,21 @@ def test_volume_of_a_directory_pool_is_managed(host_a, vm, shared_file):
     guest = vm([Disk(path=shared_file())], devices=VOLUME.format(path.name), mode="idle")
     guest.start(host_a)
     assert set(volumes(host_a)) == {str(path), str(guest.disks[0].path)}
+
+
+def test_symlink_that_leads_elsewhere_by_now(host_a, vm, pair, shared_file):
+    """QEMU has what the link led to when it was opened."""
+    _, other = pair
+    path = shared_file()
+    link = path.with_suffix(".link")
+    link.symlink_to(path)
+    guest = vm([Disk(path=link)])
+    guest.start(host_a)
+    link.unlink()
+    link.symlink_to(other.disks[0].path)
+    guest.attach(host_a, Disk(path=shared_file(), target="sda"))
+    holds_for(lambda: states(host_a, guest) == ["held"] * 2 and host_a.domain_state(guest.name) == "running", 2, "nothing happens")
+    assert_refused(host_a, vm([Disk(path=path)]), guest, path)
+    host_a.virsh("suspend", guest.name)
+    host_a.virsh("resume", guest.name)
+    assert "NO lease" not in log_of(host_a)

@@ -8,6 +8,7 @@ import stat
 
 import pytest
 
+from bed.driver import Driver
 from bed.lease import listed, log_of, states
 from bed.vm import Disk
 from bed.wait import wait_until
@@ -241,3 +242,33 @@ def test_file_that_is_not_there(host_a, vm, world):
     done = vm([Disk(path=world.dir / "nowhere.raw")]).start(host_a, check=False)
     assert done.returncode != 0 and "nowhere.raw" in done.stderr
     assert listed(host_a) == [] and lock_files(host_a) == []
+
+
+VMS = 1000
+
+
+def test_a_thousand_volumes(host_a, vm, world):
+    """One virtleased, a thousand VMs (processes that only have "-uuid UUID" on their command line) with a file each."""
+    directory = world.dir / "thousand"
+    directory.mkdir()
+    host_a.run("mkfifo", "/run/never")
+    driver = Driver(host_a)
+    guests = [vm([Disk(path=directory / f"{i}.raw")], mode="idle") for i in range(VMS)]
+    for guest in guests:
+        guest.disks[0].path.write_bytes(b"")
+        driver.pretend(guest)
+        pid = driver.ok("spawn", "sh", "-c", "read word </run/never", "qemu", "-uuid", guest.uuid)["pid"]
+        status = host_a.path(f"/run/libvirt/qemu/{guest.name}.xml")
+        status.write_text(status.read_text().replace("state='paused' reason='starting up' pid='0'", f"state='running' reason='booted' pid='{pid}'"))
+        driver.know(guest, pid)
+        driver.ok("call", "acquire", "-", 0, 0)
+    assert [x["state"] for x in listed(host_a)] == ["held"] * VMS
+    assert len(lock_files(host_a)) == VMS
+    host_a.kill_virtleased()
+    host_a.start_virtleased()
+    wait_until(lambda: [x["state"] for x in listed(host_a)] == ["held"] * VMS, 20, "all are leased again")
+    assert len(lock_files(host_a)) == VMS
+    driver.pretend(vm([guests[VMS // 2].disks[0]]))
+    assert f"'{guests[VMS // 2].name}'" in driver.error("spawn", "true")
+    driver.close()
+    wait_until(lambda: listed(host_a) == [] and lock_files(host_a) == [], 30, "all are free")
