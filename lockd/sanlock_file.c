@@ -103,15 +103,15 @@ format_space(const Make *make, const char *path)
 static int
 format_lease(const Make *make, const char *path)
 {
-    union {
+    struct {
         struct sanlk_resource resource;
-        char bytes[sizeof(struct sanlk_resource) + sizeof(struct sanlk_disk)];
+        struct sanlk_disk disk; /* its disks[0] */
     } lease;
     memset(&lease, 0, sizeof(lease));
     memcpy(lease.resource.lockspace_name, VL_SANLOCK_SPACE, sizeof(VL_SANLOCK_SPACE));
     g_strlcpy(lease.resource.name, make->name, sizeof(lease.resource.name));
     lease.resource.num_disks = 1;
-    g_strlcpy(lease.resource.disks[0].path, path, sizeof(lease.resource.disks[0].path));
+    g_strlcpy(lease.disk.path, path, sizeof(lease.disk.path));
     if (make->sector_size)
         lease.resource.flags =
             SANLK_RES_ALIGN1M | (make->sector_size == 4096 ? SANLK_RES_SECTOR4K : SANLK_RES_SECTOR512);

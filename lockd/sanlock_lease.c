@@ -9,6 +9,7 @@
 #include <sanlock_rv.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "lockd/error.h"
 #include "lockd/sanlock_call.h"
@@ -26,14 +27,16 @@
 typedef struct {
     int pid;
     gboolean shared;
-    union {
+    struct {
         struct sanlk_resource resource;
-        char bytes[sizeof(struct sanlk_resource) + sizeof(struct sanlk_disk)];
+        struct sanlk_disk disk; /* its disks[0] */
     } lease;
     char *state;               /* out: inquire */
     struct sanlk_host *owners; /* out: owners */
     int count;
 } Ask;
+
+G_STATIC_ASSERT(sizeof(struct sanlk_resource) % _Alignof(struct sanlk_disk) == 0);
 
 static void
 ask_free(gpointer data)
@@ -50,17 +53,44 @@ vl_sanlock_lease_name(const char *path)
     return g_compute_checksum_for_string(G_CHECKSUM_MD5, path, -1);
 }
 
+VlSanlockRef *
+vl_sanlock_ref_of_path(const VlSanlockConf *conf, const char *path)
+{
+    VlSanlockRef *ref = g_new0(VlSanlockRef, 1);
+    ref->space = g_strdup(VL_SANLOCK_SPACE);
+    ref->name = vl_sanlock_lease_name(path);
+    ref->file = g_build_filename(conf->lease_dir, ref->name, NULL);
+    return ref;
+}
+
+void
+vl_sanlock_ref_free(VlSanlockRef *ref)
+{
+    if (!ref)
+        return;
+    g_free(ref->space);
+    g_free(ref->name);
+    g_free(ref->file);
+    g_free(ref);
+}
+
+static gboolean
+is_ours(const VlSanlockRef *ref)
+{
+    return g_str_equal(ref->space, VL_SANLOCK_SPACE);
+}
+
 static Ask *
-ask_new(const VlSanlockConf *conf, pid_t pid, const char *name)
+ask_new(pid_t pid, const VlSanlockRef *ref)
 {
     Ask *ask = g_new0(Ask, 1);
     ask->pid = pid;
     struct sanlk_resource *resource = &ask->lease.resource;
-    memcpy(resource->lockspace_name, VL_SANLOCK_SPACE, sizeof(VL_SANLOCK_SPACE));
-    if (name) {
-        g_autofree char *path = g_build_filename(conf->lease_dir, name, NULL);
-        g_strlcpy(resource->name, name, sizeof(resource->name));
-        g_strlcpy(resource->disks[0].path, path, sizeof(resource->disks[0].path));
+    if (ref) {
+        g_strlcpy(resource->lockspace_name, ref->space, sizeof(resource->lockspace_name));
+        g_strlcpy(resource->name, ref->name, sizeof(resource->name));
+        g_strlcpy(ask->lease.disk.path, ref->file, sizeof(ask->lease.disk.path));
+        ask->lease.disk.offset = ref->offset;
         resource->num_disks = 1;
     }
     return ask;
@@ -106,14 +136,16 @@ static int
 owners_run(gpointer data)
 {
     Ask *ask = data;
-    return sanlock_read_resource_owners(&ask->lease.resource, 0, &ask->owners, &ask->count);
+    int rc = sanlock_read_resource_owners(&ask->lease.resource, 0, &ask->owners, &ask->count);
+    /* sanlock says so whatever keeps it from opening the file */
+    return rc == -ENODEV && access(ask->lease.disk.path, F_OK) < 0 ? -errno : rc;
 }
 
 static gboolean
-acquire_once(VlSanlockSpace *space, const VlSanlockWant *want, gint64 deadline, int *ret_rc, GError **error)
+acquire_once(const VlSanlockWant *want, gint64 deadline, int *ret_rc, GError **error)
 {
     static const VlSanlockOp op = {acquire_run, acquire_late, ask_free};
-    Ask *ask = ask_new(vl_sanlock_space_conf(space), want->pid, want->name);
+    Ask *ask = ask_new(want->pid, want->ref);
     if (want->shared)
         ask->lease.resource.flags |= SANLK_RES_SHARED;
     if (want->lver > 0) { /* with 0 sanlock would not compare at all */
@@ -127,12 +159,12 @@ acquire_once(VlSanlockSpace *space, const VlSanlockWant *want, gint64 deadline, 
 }
 
 gboolean
-vl_sanlock_lease_release(VlSanlockSpace *space, pid_t pid, const char *name, const char *what, gint64 deadline,
+vl_sanlock_lease_release(VlSanlockSpace *space, pid_t pid, const VlSanlockRef *ref, const char *what, gint64 deadline,
                          GError **error)
 {
     static const VlSanlockOp op = {release_run, NULL, ask_free};
     int rc;
-    Ask *ask = ask_new(vl_sanlock_space_conf(space), pid, name);
+    Ask *ask = ask_new(pid, ref);
     if (!vl_sanlock_call(&op, ask, (guint64)pid, what, deadline, &rc, error))
         return FALSE;
     ask_free(ask);
@@ -146,11 +178,19 @@ vl_sanlock_lease_release(VlSanlockSpace *space, pid_t pid, const char *name, con
 static void
 add_held(GHashTable *held, const struct sanlk_resource *resource)
 {
-    if (strncmp(resource->lockspace_name, VL_SANLOCK_SPACE, SANLK_NAME_LEN) != 0)
-        return;
     gint64 *lver = g_new(gint64, 1);
     *lver = (gint64)resource->lver;
-    g_hash_table_replace(held, g_strndup(resource->name, SANLK_NAME_LEN), lver);
+    g_hash_table_replace(
+        held, g_strdup_printf("%.*s:%.*s", SANLK_NAME_LEN, resource->lockspace_name, SANLK_NAME_LEN, resource->name),
+        lver);
+}
+
+gint64
+vl_sanlock_lease_lver(GHashTable *held, const VlSanlockRef *ref)
+{
+    g_autofree char *key = g_strconcat(ref->space, ":", ref->name, NULL);
+    const gint64 *lver = g_hash_table_lookup(held, key);
+    return lver ? *lver : -1;
 }
 
 static GHashTable *
@@ -180,7 +220,7 @@ vl_sanlock_lease_inquire(pid_t pid, const char *what, gint64 deadline, GError **
     static const VlSanlockOp op = {inquire_run, NULL, ask_free};
     int rc;
     GHashTable *held = NULL;
-    Ask *ask = ask_new(NULL, pid, NULL);
+    Ask *ask = ask_new(pid, NULL);
     if (!vl_sanlock_call(&op, ask, (guint64)pid, what, deadline, &rc, error))
         return NULL;
     if (rc < 0)
@@ -205,26 +245,26 @@ owner_text(VlSanlockSpace *space, guint64 id)
 }
 
 char *
-vl_sanlock_lease_owner(VlSanlockSpace *space, const char *name, gint64 deadline, guint64 *ret_host,
-                       guint64 *ret_generation, GError **error)
+vl_sanlock_lease_owner(VlSanlockSpace *space, const VlSanlockRef *ref, gint64 deadline, guint64 *ret_host,
+                       guint64 *ret_lver, GError **error)
 {
     static const VlSanlockOp op = {owners_run, NULL, ask_free};
     int rc;
-    guint64 id = 0, generation = 0;
-    Ask *ask = ask_new(vl_sanlock_space_conf(space), 0, name);
-    if (!vl_sanlock_call(&op, ask, 0, name, deadline, &rc, error))
+    guint64 id = 0, lver = 0;
+    Ask *ask = ask_new(0, ref);
+    if (!vl_sanlock_call(&op, ask, 0, ref->file, deadline, &rc, error))
         return NULL;
-    if (rc < 0)
-        vl_sanlock_error(error, VL_SANLOCK_READ, rc, name, NULL);
-    else if (ask->count > 0) {
-        id = ask->owners[0].host_id;
-        generation = ask->owners[0].generation;
+    if (rc < 0) {
+        vl_sanlock_error(error, VL_SANLOCK_READ, rc, ref->file, NULL);
+    } else {
+        id = ask->count > 0 ? ask->owners[0].host_id : 0;
+        lver = ask->lease.resource.lver;
     }
     ask_free(ask);
     if (ret_host)
         *ret_host = id;
-    if (ret_generation)
-        *ret_generation = generation;
+    if (ret_lver)
+        *ret_lver = lver;
     return id ? owner_text(space, id) : NULL;
 }
 
@@ -303,11 +343,11 @@ refuse_owner(const Try *try, int rc, const char *owner, const VlSpaceHost *seen,
 static gboolean
 meet_owner(Try *try, int rc, GError **error)
 {
-    guint64 id = 0, generation = 0;
+    guint64 id = 0;
     VlSpaceHost seen = {.changed = vl_clock_now()};
     g_autoptr(GError) ignored = NULL;
-    g_autofree char *owner = vl_sanlock_lease_owner(try->space, try->want->name, vl_call_within(try->call, LOOK_S), &id,
-                                                    &generation, &ignored);
+    g_autofree char *owner =
+        vl_sanlock_lease_owner(try->space, try->want->ref, vl_call_within(try->call, LOOK_S), &id, NULL, &ignored);
     if (!owner && !ignored)
         return vl_call_check(try->call, try->want->what, error); /* it has just been released */
     gboolean known = id && vl_sanlock_space_host(try->space, id, &seen);
@@ -327,7 +367,7 @@ is_own(Try *try, int rc, GError **error)
         vl_sanlock_lease_inquire(try->want->pid, try->want->what, vl_call_within(try->call, LOOK_S), error);
     if (!held)
         return FALSE;
-    if (g_hash_table_contains(held, try->want->name))
+    if (vl_sanlock_lease_lver(held, try->want->ref) >= 0)
         return TRUE;
     vl_sanlock_error(error, VL_SANLOCK_ACQUIRE, rc, try->want->what, NULL);
     return FALSE;
@@ -339,30 +379,45 @@ within(const Try *try, int seconds)
     return vl_clock_now() < try->began + seconds * G_USEC_PER_SEC;
 }
 
+/* In somebody's hands for a moment, perhaps. */
+static gboolean
+is_passing(const Try *try, int rc, enum vl_error code)
+{
+    if ((rc == -EMSGSIZE || rc == SANLK_LEADER_MAGIC) && is_ours(try->want->ref))
+        return within(try, HALF_MADE_S);
+    if (rc == SANLK_ACQUIRE_IDLIVE && try->want->handover)
+        return TRUE;
+    return code == VL_ERR_CHANGED && within(try, RACE_S);
+}
+
+static void
+refuse(const Try *try, int rc, enum vl_error code, GError **error)
+{
+    gboolean about_file = code == VL_ERR_RECORD || code == VL_ERR_DENIED || code == VL_ERR_MISSING;
+    g_autofree char *what = about_file ? g_strdup_printf("%s: lease file %s", try->want->what, try->want->ref->file)
+                                       : g_strdup(try->want->what);
+    g_autoptr(GError) local = NULL;
+    vl_sanlock_error(&local, VL_SANLOCK_ACQUIRE, rc, what, NULL);
+    /* Still shared or busy after all the retries: that is somebody who has it. */
+    vl_set_error(error, code == VL_ERR_CHANGED ? VL_ERR_HELD : code, "%s", local->message);
+}
+
 /* What to do about a refusal. TRUE: ask again. */
 static gboolean
 answer(Try *try, int rc, GError **error)
 {
     enum vl_error code;
-    if (rc == -ENOENT && try->made++ < MAKE_TRIES)
-        return vl_sanlock_file_make(vl_sanlock_space_conf(try->space), try->want->name, try->call->deadline, NULL,
-                                    error);
-    if (rc == SANLK_ACQUIRE_IDLIVE || rc == SANLK_ACQUIRE_OWNED_RETRY)
-        return meet_owner(try, rc, error);
     (void)vl_sanlock_words(VL_SANLOCK_ACQUIRE, rc, &code);
-    gboolean half_made = (rc == -EMSGSIZE || rc == SANLK_LEADER_MAGIC) && within(try, HALF_MADE_S);
-    if (half_made || (code == VL_ERR_CHANGED && within(try, RACE_S))) {
+    if (rc == -ENOENT && is_ours(try->want->ref) && try->made++ < MAKE_TRIES)
+        return vl_sanlock_file_make(vl_sanlock_space_conf(try->space), try->want->ref->name, try->call->deadline, NULL,
+                                    error);
+    if (is_passing(try, rc, code)) {
         pause_ms(try, RETRY_MS / 2 + g_random_int_range(0, RETRY_MS));
         return TRUE;
     }
-    g_autofree char *what = code == VL_ERR_RECORD || code == VL_ERR_DENIED
-                                ? g_strdup_printf("%s: lease file %s/%s", try->want->what,
-                                                  vl_sanlock_space_conf(try->space)->lease_dir, try->want->name)
-                                : g_strdup(try->want->what);
-    vl_sanlock_error(error, VL_SANLOCK_ACQUIRE, rc, what, NULL);
-    /* Still shared or busy after all the retries: that is somebody who has it. */
-    if (code == VL_ERR_CHANGED && error && *error)
-        (*error)->code = VL_ERR_HELD;
+    if (rc == SANLK_ACQUIRE_IDLIVE || rc == SANLK_ACQUIRE_OWNED_RETRY)
+        return meet_owner(try, rc, error);
+    refuse(try, rc, code, error);
     return FALSE;
 }
 
@@ -372,8 +427,9 @@ vl_sanlock_lease_acquire(VlSanlockSpace *space, const VlSanlockWant *want, const
     Try try = {.space = space, .want = want, .call = call, .began = vl_clock_now()};
     for (;;) {
         int rc;
-        if (!vl_call_check(call, want->what, error) || !vl_sanlock_space_wait(space, call, want->what, error) ||
-            !acquire_once(space, want, call->deadline, &rc, error))
+        if (!vl_call_check(call, want->what, error) ||
+            (is_ours(want->ref) && !vl_sanlock_space_wait(space, call, want->what, error)) ||
+            !acquire_once(want, call->deadline, &rc, error))
             return FALSE;
         if (rc >= 0)
             return TRUE;

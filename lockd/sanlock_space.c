@@ -14,7 +14,7 @@
 #include "lockd/sanlock_words.h"
 
 #define TICK_MS          500
-#define NAMES_TICKS      60 /* how often the hosts' names are read */
+#define NAMES_TICKS      60 /* how often the hosts' names are read; more often just after joining */
 #define RETRY_FIRST_MS   1000
 #define RETRY_MAX_MS     30000
 #define HEALTH_TIMEOUT_S 5.0
@@ -267,6 +267,7 @@ static void
 joined(VlSanlockSpace *space)
 {
     space->was_joined = space->ever_joined = TRUE;
+    space->ticks = 0;
     space->pause_ms = RETRY_FIRST_MS;
     vl_space_call_publish_name(space->conf);
     g_autofree char *reason = g_strdup_printf("as host %u", space->conf->host_id);
@@ -336,7 +337,8 @@ step_watch(VlSanlockSpace *space)
     VlSpaceSeen *seen = NULL;
     guint n = 0;
     int rc;
-    gboolean with_names = space->ticks++ % NAMES_TICKS == 0;
+    gboolean with_names = space->ticks % (space->ticks < 2 * NAMES_TICKS ? 4 : NAMES_TICKS) == 0;
+    space->ticks++;
     if (!vl_space_call_hosts(space->conf, with_names, vl_deadline_in(HEALTH_TIMEOUT_S), &rc, &seen, &n, &error)) {
         set_state(space, VL_SPACE_FAILING, error->message); /* hung or stopped: only the renewals count */
         judge_renewal(space);

@@ -94,12 +94,12 @@ static void
 do_take(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *name = vl_sanlock_lease_name(words[1]);
+    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[1]);
     g_autofree char *what = g_strdup_printf("file:%s", words[1]);
     VlCall call = {.deadline = vl_deadline_in(atof(words[2]))};
     gboolean shared = g_strcmp0(words[4], "shared") == 0;
     VlSanlockWant want = {.pid = pid_of(words[0]),
-                          .name = name,
+                          .ref = ref,
                           .what = what,
                           .shared = shared,
                           .lver = words[4] && !shared ? atoi(words[4]) : 0,
@@ -111,17 +111,19 @@ do_take(const char *id, char **words)
         say(id, "ok %d", (int)ms);
     else
         say(id, "error %s %d %s", vl_error_name(vl_error_code(error)), (int)ms, error->message);
+    vl_sanlock_ref_free(ref);
 }
 
 static void
 do_drop(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *name = vl_sanlock_lease_name(words[1]);
-    if (vl_sanlock_lease_release(space, pid_of(words[0]), name, words[1], vl_deadline_in(10), &error))
+    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[1]);
+    if (vl_sanlock_lease_release(space, pid_of(words[0]), ref, words[1], vl_deadline_in(10), &error))
         say(id, "ok");
     else
         say(id, "error %s 0 %s", vl_error_name(vl_error_code(error)), error->message);
+    vl_sanlock_ref_free(ref);
 }
 
 /* NAME PATH: the lver, or none */
@@ -129,15 +131,16 @@ static void
 do_held(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *name = vl_sanlock_lease_name(words[1]);
+    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[1]);
     g_autoptr(GHashTable) held = vl_sanlock_lease_inquire(pid_of(words[0]), words[1], vl_deadline_in(10), &error);
-    const gint64 *lver = held ? g_hash_table_lookup(held, name) : NULL;
+    gint64 lver = held ? vl_sanlock_lease_lver(held, ref) : -1;
     if (!held)
         say(id, "error %s 0 %s", vl_error_name(vl_error_code(error)), error->message);
-    else if (lver)
-        say(id, "ok %d", (int)*lver);
+    else if (lver >= 0)
+        say(id, "ok %d", (int)lver);
     else
         say(id, "ok none");
+    vl_sanlock_ref_free(ref);
 }
 
 static void
@@ -145,12 +148,13 @@ do_owner(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
     guint64 host = 0;
-    g_autofree char *name = vl_sanlock_lease_name(words[0]);
-    g_autofree char *text = vl_sanlock_lease_owner(space, name, vl_deadline_in(10), &host, NULL, &error);
+    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[0]);
+    g_autofree char *text = vl_sanlock_lease_owner(space, ref, vl_deadline_in(10), &host, NULL, &error);
     if (error)
         say(id, "error %s 0 %s", vl_error_name(vl_error_code(error)), error->message);
     else
         say(id, "ok %d %s", (int)host, text ? text : "");
+    vl_sanlock_ref_free(ref);
 }
 
 /* NAME: makes the lease file, or the lockspace */

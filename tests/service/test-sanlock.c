@@ -118,7 +118,8 @@ test_space_being_formatted(Rig *rig, gconstpointer unused)
     g_autoptr(GSubprocess) init =
         g_subprocess_launcher_spawn(launcher, NULL, g_getenv("VL_SANLOCK"), "client", "init", "-s", arg, NULL);
     g_assert_true(g_subprocess_wait_check(init, NULL, NULL));
-    host_until(a, 20, "ok joined;*", "status");
+    /* formatted for the default I/O timeout of 10 s, so joining takes 20 */
+    host_until(a, 60, "ok joined;*", "status");
     host_free(a);
 }
 
@@ -150,7 +151,7 @@ test_two_hosts(Rig *rig, gconstpointer unused)
     assert_like(host_do(a, "take v /disk 10 0"), "ok*"); /* has it already */
     assert_like(host_do(a, "held v /disk"), "ok 1");
     host_until(b, 10, "ok joined;*hosts 2;*", "status");
-    assert_like(host_do(b, "take v /disk 10 0"), "error held * file:/disk: held by host 1 (node-1)*, which is alive*");
+    host_until(b, 5, "error held * file:/disk: held by host 1 (node-1)*, which is alive*", "take v /disk 10 0");
     assert_like(host_do(a, "take w /disk 10 0"), "error held * file:/disk: held by another VM of this host*");
     assert_like(host_do(b, "owner /disk"), "ok 1 host 1 (node-1)*");
     /* the process dies: free at once */
