@@ -250,6 +250,18 @@ ctl_release(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *
     return ok;
 }
 
+/* ---- cleanup ---- */
+
+static gboolean
+ctl_cleanup(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    for (guint b = 0; vl_backends[b]; b++)
+        if (vl_backends[b]->clean)
+            return vl_backends[b]->clean(daemon, args, call, out, error);
+    vl_set_error(error, VL_ERR_MISSING, "this virtleased was built without sanlock: it has no lease files to clean up");
+    return FALSE;
+}
+
 gboolean
 vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *call, char **ret_json, GError **error)
 {
@@ -257,7 +269,8 @@ vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *ca
         const char *verb;
         gboolean (*run)(VlDaemon *, GPtrArray *, const VlCall *, JsonBuilder *, GError **);
     } verbs[] = {
-        {"status", ctl_status}, {"list", ctl_list}, {"show", ctl_show}, {"fence", ctl_fence}, {"release", ctl_release},
+        {"status", ctl_status}, {"list", ctl_list},       {"show", ctl_show},
+        {"fence", ctl_fence},   {"release", ctl_release}, {"cleanup", ctl_cleanup},
     };
     for (guint i = 0; i < G_N_ELEMENTS(verbs); i++) {
         if (!g_str_equal(verb, verbs[i].verb))
