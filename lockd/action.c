@@ -62,17 +62,25 @@ pause_by_libvirt(VlVm *vm)
     return by_libvirt(vm, do_pause, NULL, "paused");
 }
 
-static void
-lost_job(VlDaemon *daemon, gpointer data)
+gboolean
+vl_action_stop(VlDaemon *daemon, VlVm *vm)
 {
-    VlVm *vm = data;
     int action = choose(daemon, vm);
     if (action == ON_POWEROFF) {
         g_warning("VM %s: killed, its lease is lost", vm->name);
         vl_proc_kill(vm->pidfd, SIGKILL);
-    } else if (action == ON_PAUSE && pause_by_libvirt(vm)) {
-        g_warning("VM %s: paused, its lease is lost", vm->name);
+        return TRUE;
     }
+    if (action != ON_PAUSE || !pause_by_libvirt(vm))
+        return FALSE;
+    g_warning("VM %s: paused, its lease is lost", vm->name);
+    return TRUE;
+}
+
+static void
+lost_job(VlDaemon *daemon, gpointer data)
+{
+    (void)vl_action_stop(daemon, data);
 }
 
 void

@@ -8,6 +8,10 @@
 /* In the background and without any lock of ours held: libvirt calls us back while it pauses a VM. */
 void vl_action_lost(VlDaemon *daemon, VlVm *vm, const char *volume);
 
+/* Does at once to the VM what is done for a lost lease. TRUE: it is paused and all it had to write is written, or it is
+ * being killed. */
+gboolean vl_action_stop(VlDaemon *daemon, VlVm *vm);
+
 /* A disk was attached that somebody else has leased: hotplug_conflict. `target` ("vdb") may be NULL. */
 void vl_action_conflict(VlDaemon *daemon, VlVm *vm, const char *target);
 

@@ -145,6 +145,12 @@ audit_lease(VlDaemon *daemon, VlVm *vm, VlTake *take)
         vl_lose(daemon, vm, lease, "the clients of its QEMU are fenced");
         return;
     }
+    if (error && take->record->claim) { /* a claim whose fence may stand is not struck on a guess */
+        g_warning("VM %s: whether %s was taken over cannot be told: %s", vm->name, lease->volume->display,
+                  error->message);
+        g_atomic_int_set(&vm->audit_soon, 1);
+        return;
+    }
     put_right(daemon, vm, take);
     check_strangers(daemon, vm, take);
 }

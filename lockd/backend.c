@@ -8,10 +8,17 @@
 #include "lockd/error.h"
 #include "lockd/route.h"
 
-extern const VlBackendOps vl_backend_rbd, vl_backend_local;
+extern const VlBackendOps vl_backend_rbd, vl_backend_local, vl_backend_sanlock;
 
 /* A new backend is one line here. */
-const VlBackendOps *const vl_backends[] = {&vl_backend_local, &vl_backend_rbd, NULL};
+const VlBackendOps *const vl_backends[] = {
+    &vl_backend_local,
+#ifdef HAVE_SANLOCK
+    &vl_backend_sanlock,
+#endif
+    &vl_backend_rbd,
+    NULL,
+};
 
 void
 vl_enrol_clear(VlEnrol *enrol)

@@ -6,6 +6,9 @@
 
 #include "lockd/audit.h"
 #include "lockd/backend.h"
+#ifdef HAVE_SANLOCK
+#include "lockd/backend_sanlock.h"
+#endif
 #include "lockd/error.h"
 #include "lockd/fencehost.h"
 #include "lockd/identity.h"
@@ -262,6 +265,16 @@ ctl_cleanup(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *
     return FALSE;
 }
 
+/* ---- lost: said by sanlock ---- */
+
+#ifdef HAVE_SANLOCK
+static gboolean
+ctl_lost(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    return vl_sanlock_failing(daemon, operand(args), error);
+}
+#endif
+
 gboolean
 vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *call, char **ret_json, GError **error)
 {
@@ -271,6 +284,9 @@ vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *ca
     } verbs[] = {
         {"status", ctl_status}, {"list", ctl_list},       {"show", ctl_show},
         {"fence", ctl_fence},   {"release", ctl_release}, {"cleanup", ctl_cleanup},
+#ifdef HAVE_SANLOCK
+        {"lost", ctl_lost},
+#endif
     };
     for (guint i = 0; i < G_N_ELEMENTS(verbs); i++) {
         if (!g_str_equal(verb, verbs[i].verb))

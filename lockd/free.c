@@ -189,13 +189,20 @@ fence_remains(VlDaemon *daemon, GPtrArray *takes, GPtrArray *ret_fenced, GError 
     return TRUE;
 }
 
+/* Another host runs the VM by now; this was the source of its migration. */
 static gboolean
-break_remains(GPtrArray *takes, GError **error)
+was_source(const VlVm *vm, const VlTake *take)
+{
+    return !vl_record_find(take->record, &vm->who) && vl_rules_is_previous(take->record, &vm->who);
+}
+
+static gboolean
+break_remains(const VlVm *vm, GPtrArray *takes, gboolean sources, GError **error)
 {
     for (guint i = 0; i < takes->len; i++) {
         VlTake *take = takes->pdata[i];
         const VlLockOwner *owner = take->look.owner;
-        if (owner && owner->managed && vl_addrs_has(take->set, owner->addr) &&
+        if (was_source(vm, take) == sources && owner && owner->managed && vl_addrs_has(take->set, owner->addr) &&
             !take->lease->volume->place->store->ops->break_lock(take->lease->volume, owner, vl_deadline_in(STEP_S),
                                                                 error))
             return FALSE;
@@ -252,7 +259,12 @@ vl_exit_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
     for (guint i = 0; i < takes->len; i++)
         find_remains(daemon, vm, takes->pdata[i]);
     VL_FAULT("exit-before-fence");
-    if (!fence_remains(daemon, takes, fenced, error) || !break_remains(takes, error))
+    /* A source has nothing left to write, and the destination has the image open: a fence first would make the OSD drop
+     * the watch that the destination's librbd waits for, and its own break then fails its first write (Ceph tracker
+     * 54613; see successor.c). */
+    gboolean ok = break_remains(vm, takes, TRUE, error) && fence_remains(daemon, takes, fenced, error);
+    vm->late_exit = vm->late_exit || fenced->len; /* a fenced client loses its watch: no sign that it went by itself */
+    if (!ok || !break_remains(vm, takes, FALSE, error))
         return FALSE;
     VL_FAULT("exit-after-fence");
     return write_freed(daemon, vm, takes, fenced, error);

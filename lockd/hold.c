@@ -239,11 +239,21 @@ vl_hold_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token
 
 /* ---- parking ---- */
 
+/* Its token is that of a resume which was not done. Any other one is not touched (R2): whoever changed it had a reason,
+ * and with it this VM is not handed over. */
+static gboolean
+half_resumed(const VlVm *vm, const VlHolder *holder)
+{
+    return vm->next_token && g_strcmp0(holder->token, vm->next_token) == 0;
+}
+
 /* As it must be stored while the CPUs stand still: PARKED, under the token that libvirt has. */
 static void
 park_holder(const VlVm *vm, VlHolder *holder)
 {
     holder->held = FALSE;
+    if (!half_resumed(vm, holder))
+        return;
     g_free(holder->token);
     holder->token = g_strdup(vm->token);
 }
@@ -264,7 +274,7 @@ park_one(VlVm *vm, VlLease *lease, GError **error)
         VlRecord *write = next;
         vl_lease_set_record(lease, take->look.record ? g_bytes_ref(take->look.record) : NULL,
                             g_steal_pointer(&take->record));
-        if (!holder || (!holder->held && g_strcmp0(holder->token, vm->token) == 0))
+        if (!holder || (!holder->held && !half_resumed(vm, holder)))
             return TRUE; /* not ours to write any more, or done */
         if (next->claim) {
             vl_set_error(error, VL_ERR_HELD, "%s: host %s is about to take it over", lease->volume->display,

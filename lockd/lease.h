@@ -49,7 +49,7 @@ typedef struct {
     GPtrArray *baseline;   /* of char *: clients seen on the volume before this QEMU existed, or NULL */
     gboolean open_already; /* QEMU had it open before we came: its client is found by socket, not by novelty */
     gboolean kept;         /* the record named this running QEMU before we came */
-    gboolean unwritten;    /* PARKED here; what is stored may still say HELD, or another token than the VM's */
+    gboolean unwritten;    /* PARKED here; what is stored may still say HELD, or have the next token */
     void *priv;            /* the backend's, of volumes without a record; let go of by its lease_clear */
 } VlLease;
 

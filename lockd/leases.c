@@ -149,7 +149,10 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
             g_ptr_array_add(parked, vm->leases->pdata[i]);
     /* A disk that came by hot-plug joins the others: one token for all, or a migration could present only one of them.
      */
-    g_autofree char *token = parked->len < vm->leases->len ? g_strdup(vm->token) : vl_random_id();
+    gboolean all = parked->len && parked->len == vm->leases->len;
+    if (all && !vm->next_token)
+        vm->next_token = vl_random_id();
+    const char *token = all ? vm->next_token : vm->token;
     if (!hold_each(daemon, vm, parked, token, call, error)) {
         /* Some may be stored as HELD by now, under a token that libvirt was never told; a migration of this paused VM
          * would present the old one, which the others still have. All go back to that. */
@@ -161,9 +164,9 @@ vl_hold_all(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
         lease->unwritten = FALSE;
         vl_lease_set_state(lease, VL_LEASE_HELD, "CPUs may run");
     }
-    if (parked->len) {
+    if (all) {
         g_free(vm->token);
-        vm->token = g_steal_pointer(&token);
+        vm->token = g_steal_pointer(&vm->next_token);
     }
     vm->ever_held = TRUE;
     VL_FAULT("after-hold");

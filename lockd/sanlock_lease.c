@@ -20,6 +20,7 @@
 #define HALF_MADE_S 3   /* how long a lease file may be short or unformatted: somebody is making it */
 #define LOOK_S      5.0 /* one look at who owns a lease */
 #define RETRY_MS    100
+#define CLEANUP_MS  600 /* how long a cleanup may hold a lease that nobody uses (sanlock_clean.h) */
 #define SAY_EVERY_S 10
 #define MAKE_TRIES  3
 #define OWN_GUARD_S 2 /* sanlock's own clock may have seen the owner's last sign later than ours */
@@ -275,6 +276,7 @@ typedef struct {
     const VlSanlockWant *want;
     const VlCall *call;
     gint64 began, said;
+    gint64 met; /* somebody who has it, for the first time */
     guint made;
 } Try;
 
@@ -327,6 +329,12 @@ refuse_owner(const Try *try, int rc, const char *owner, const VlSpaceHost *seen,
 {
     const VlSanlockConf *conf = vl_sanlock_space_conf(try->space);
     gint64 left = (dead_at(seen, conf) - vl_clock_now()) / G_USEC_PER_SEC;
+    gint64 silent = (vl_clock_now() - seen->changed) / G_USEC_PER_SEC;
+    /* A host that has only just joined calls every owner silent until it has seen it renew twice. */
+    if (rc == SANLK_ACQUIRE_OWNED_RETRY && silent < 2 * VL_SANLOCK_RENEW_S((gint64)conf->io_timeout)) {
+        vl_set_error(error, VL_ERR_HELD, "%s: held by %s (sanlock %d)", try->want->what, owner, rc);
+        return;
+    }
     if (rc == SANLK_ACQUIRE_IDLIVE) {
         vl_sanlock_error(error, VL_SANLOCK_ACQUIRE, rc, try->want->what, owner);
         return;
@@ -335,6 +343,20 @@ refuse_owner(const Try *try, int rc, const char *owner, const VlSpaceHost *seen,
                  "%s: held by %s. sanlock gives it to nobody else before 8 x io_timeout + 60 s without a sign of life: "
                  "start it again in %" G_GINT64_FORMAT " s, or have takeover_wait long enough to wait that long",
                  try->want->what, owner, MAX(1, left));
+}
+
+/* Who has it may be a cleanup that will have removed the file in a moment: a start must not fail for that. */
+static gboolean
+perhaps_cleanup(Try *try)
+{
+    if (!is_ours(try->want->ref))
+        return FALSE;
+    if (!try->met)
+        try->met = vl_clock_now();
+    if (vl_clock_now() >= try->met + CLEANUP_MS * 1000)
+        return FALSE;
+    pause_ms(try, RETRY_MS / 2 + g_random_int_range(0, RETRY_MS));
+    return TRUE;
 }
 
 /* The lease has another host's name on it. TRUE: ask again. An owner that crashed just now looks alive
@@ -346,12 +368,14 @@ meet_owner(Try *try, int rc, GError **error)
     guint64 id = 0;
     VlSpaceHost seen = {.changed = vl_clock_now()};
     g_autoptr(GError) ignored = NULL;
+    if (rc == SANLK_ACQUIRE_IDLIVE && perhaps_cleanup(try))
+        return TRUE;
     g_autofree char *owner =
         vl_sanlock_lease_owner(try->space, try->want->ref, vl_call_within(try->call, LOOK_S), &id, NULL, &ignored);
     if (!owner && !ignored)
         return vl_call_check(try->call, try->want->what, error); /* it has just been released */
     gboolean known = id && vl_sanlock_space_host(try->space, id, &seen);
-    gboolean proven = rc == SANLK_ACQUIRE_IDLIVE && known && seen.renewing && seen.changed > try->began;
+    gboolean proven = known && seen.renewing && seen.changed > try->began;
     if (!known || proven || try->want->wait_until < dead_at(&seen, vl_sanlock_space_conf(try->space))) {
         refuse_owner(try, rc, owner ? owner : "another host", &seen, error);
         return FALSE;
@@ -359,9 +383,10 @@ meet_owner(Try *try, int rc, GError **error)
     return wait_for_owner(try, id, &seen, owner, error);
 }
 
-/* Held on this host: by this very process, from an earlier attempt or an earlier life of ours? */
+/* Held on this host: by this very process, from an earlier attempt or an earlier life of ours? *ret_again: ask again.
+ */
 static gboolean
-is_own(Try *try, int rc, GError **error)
+is_own(Try *try, int rc, gboolean *ret_again, GError **error)
 {
     g_autoptr(GHashTable) held =
         vl_sanlock_lease_inquire(try->want->pid, try->want->what, vl_call_within(try->call, LOOK_S), error);
@@ -369,6 +394,9 @@ is_own(Try *try, int rc, GError **error)
         return FALSE;
     if (vl_sanlock_lease_lver(held, try->want->ref) >= 0)
         return TRUE;
+    *ret_again = perhaps_cleanup(try);
+    if (*ret_again)
+        return FALSE;
     vl_sanlock_error(error, VL_SANLOCK_ACQUIRE, rc, try->want->what, NULL);
     return FALSE;
 }
@@ -427,15 +455,16 @@ vl_sanlock_lease_acquire(VlSanlockSpace *space, const VlSanlockWant *want, const
     Try try = {.space = space, .want = want, .call = call, .began = vl_clock_now()};
     for (;;) {
         int rc;
+        gboolean again = FALSE;
         if (!vl_call_check(call, want->what, error) ||
             (is_ours(want->ref) && !vl_sanlock_space_wait(space, call, want->what, error)) ||
             !acquire_once(want, call->deadline, &rc, error))
             return FALSE;
         if (rc >= 0)
             return TRUE;
-        if (rc == -EEXIST)
-            return is_own(&try, rc, error);
-        if (!answer(&try, rc, error))
+        if (rc == -EEXIST && is_own(&try, rc, &again, error))
+            return TRUE;
+        if (rc == -EEXIST ? !again : !answer(&try, rc, error))
             return FALSE;
     }
 }

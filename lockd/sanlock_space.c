@@ -468,6 +468,13 @@ vl_sanlock_space_wait(VlSanlockSpace *space, const VlCall *call, const char *wha
     return ok;
 }
 
+gboolean
+vl_sanlock_space_is_down(VlSanlockSpace *space)
+{
+    VlSpaceState state = get_state(space);
+    return state == VL_SPACE_DOWN || state == VL_SPACE_LOST;
+}
+
 void
 vl_sanlock_space_status(VlSanlockSpace *space, VlSpaceStatus *ret)
 {

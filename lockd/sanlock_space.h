@@ -60,6 +60,9 @@ typedef struct {
 } VlSpaceStatus;
 void vl_sanlock_space_status(VlSanlockSpace *space, VlSpaceStatus *ret);
 
+/* The sanlock daemon does not run. */
+gboolean vl_sanlock_space_is_down(VlSanlockSpace *space);
+
 /* What we have seen of a host id since we joined. */
 typedef enum { VL_HOST_UNKNOWN, VL_HOST_FREE, VL_HOST_LIVE, VL_HOST_DEAD } VlHostLife;
 typedef struct {

@@ -36,6 +36,8 @@ settings_default(void)
     settings->blocklist_expire = MONTH_S;
     settings->restart_grace = 120;
     settings->audit_interval = 30;
+    settings->sanlock_io_timeout = 10;
+    settings->sanlock_num_hosts = 250;
     return settings;
 }
 
@@ -54,6 +56,11 @@ vl_settings_free(VlSettings *settings)
     g_free(settings->ceph_user);
     vl_config_list_free(settings->volumes);
     g_free(settings->local_dir);
+    g_free(settings->sanlock_dir);
+    g_free(settings->sanlock_lockspace);
+    g_free(settings->sanlock_user);
+    g_free(settings->sanlock_group);
+    g_free(settings->sanlock_killpath);
     g_free(settings);
 }
 
@@ -90,6 +97,15 @@ settings_read(VlSettings *s, const char *path, gboolean must_exist, char **reaso
         {"on_lease_lost", VL_CONF_ENUM, &s->on_lease_lost, 0, 0, lost_words, NULL},
         {"volumes", VL_CONF_LIST, &s->volumes, 0, 0, NULL, NULL, vl_route_check},
         {"local_dir", VL_CONF_STRING, &s->local_dir, 0, 0, NULL, NULL, absolute},
+        {"sanlock_dir", VL_CONF_STRING, &s->sanlock_dir, 0, 0, NULL, NULL, absolute},
+        {"sanlock_lockspace", VL_CONF_STRING, &s->sanlock_lockspace, 0, 0, NULL, NULL, absolute},
+        {"sanlock_user", VL_CONF_STRING, &s->sanlock_user, 0, 0, NULL, NULL},
+        {"sanlock_group", VL_CONF_STRING, &s->sanlock_group, 0, 0, NULL, NULL},
+        {"sanlock_killpath", VL_CONF_STRING, &s->sanlock_killpath, 0, 0, NULL, NULL, absolute},
+        {"sanlock_host_id", VL_CONF_UINT, &s->sanlock_host_id, 1, 2000, NULL, NULL},
+        {"sanlock_io_timeout", VL_CONF_UINT, &s->sanlock_io_timeout, 1, 300, NULL, "seconds"},
+        {"sanlock_sector_size", VL_CONF_UINT, &s->sanlock_sector_size, 0, 4096, NULL, "bytes"},
+        {"sanlock_num_hosts", VL_CONF_UINT, &s->sanlock_num_hosts, 1, 2000, NULL, "hosts"},
         {"debug", VL_CONF_BOOL, &s->debug, 0, 0, NULL, NULL},
         {NULL, VL_CONF_STRING, NULL, 0, 0, NULL, NULL},
     };

@@ -37,6 +37,11 @@ typedef struct {
     int on_lease_lost;             /* VL_LOST_* */
     char **volumes;                /* rules of route.h, NULL: none */
     char *local_dir;               /* lock files; NULL: STATE_DIR/local */
+    char *sanlock_dir;             /* lease files, shared by all hosts; NULL: no sanlock */
+    char *sanlock_lockspace;       /* a block device; NULL: a file in sanlock_dir */
+    char *sanlock_user, *sanlock_group;
+    char *sanlock_killpath; /* NULL: the virtleasectl that was installed with this daemon */
+    unsigned int sanlock_host_id, sanlock_io_timeout, sanlock_sector_size, sanlock_num_hosts;
     bool debug;
 } VlSettings;
 

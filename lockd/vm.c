@@ -81,6 +81,7 @@ vl_vm_unref(VlVm *vm)
     g_mutex_clear(&vm->op);
     g_free(vm->unleased);
     g_free(vm->token);
+    g_free(vm->next_token);
     g_clear_pointer(&vm->sanlock, g_array_unref);
     g_free(vm->sanlock_error);
     g_free(vm);

@@ -7,6 +7,7 @@
 import statistics
 import time
 
+from bed import lease
 from bed.host import VIRTLEASECTL
 from bed.vm import VM, Disk
 from bed.wait import Timeout, wait_until
@@ -82,6 +83,48 @@ def crashes(case, repeat, disks=1, fence_first=False):
     return measured
 
 
+def qemu_crashes(case, repeat):
+    """SIGKILL for the QEMU of a guest that writes, and at once a start on the other host; seconds since the kill."""
+    owner, other = case.hosts
+    measured = []
+    for _ in range(repeat):
+        vm = case.new_vm()
+        start(vm, owner)
+        vm.wait_writing(owner)
+        began = time.monotonic()
+        vm.kill(owner, wait=False)
+        started = start(vm, other)
+        measured.append({"create": started["create"], "since_crash": time.monotonic() - began, "free": None})
+        vm.destroy(other)
+        vm = case.new_vm()
+        start(vm, owner)
+        vm.wait_writing(owner)
+        began = time.monotonic()
+        vm.kill(owner, wait=False)
+        wait_until(lambda v=vm: not lease.listed(owner, v), TIMEOUT_S, "free", poll=POLL_S)
+        measured[-1]["free"] = time.monotonic() - began
+    return measured
+
+
+def paused_meanwhile(case, repeat):
+    """A VM is paused while its host's virtleased is down; seconds from the exec of the next one until its record says PARKED."""
+    host = case.hosts[0]
+    vm = case.new_vm()
+    start(vm, host)
+    measured = []
+    for _ in range(repeat):
+        vm.wait_writing(host)
+        host.kill_virtleased()
+        host.virsh("suspend", vm.name)
+        began = time.monotonic()
+        host.start_virtleased()
+        wait_until(lambda: lease.holder(case.place.cluster, vm.disks[0].image)["state"] == "parked", TIMEOUT_S, "stored", poll=POLL_S)
+        measured.append({"parked": time.monotonic() - began})
+        host.virsh("resume", vm.name)
+    vm.destroy(host)
+    return measured
+
+
 def crash_never(case):
     """The same where the takeover is expected to fail: how it looks after NEVER_S."""
     vm = case.new_vm()
@@ -112,6 +155,9 @@ def run(place, options):
     cases["no crash, virtlease"] = medians(plain_starts(ours, options.repeat))
     cases[f"no crash, no lock manager, {MANY_DISKS} disks"] = medians(plain_starts(plain, options.repeat, MANY_DISKS))
     cases[f"no crash, virtlease, {MANY_DISKS} disks"] = medians(plain_starts(ours, options.repeat, MANY_DISKS))
+    note(f"crash: of QEMU, and of virtleased, {options.repeat} times")
+    cases["QEMU killed, virtlease"] = medians(qemu_crashes(ours, options.repeat))
+    cases["paused while virtleased was down"] = medians(paused_meanwhile(ours, options.repeat))
     note(f"crash: power loss with virtlease, {options.repeat} times")
     cases["power loss, virtlease"] = medians(crashes(ours, options.repeat))
     note(f"crash: the same with virtleasectl fence, 1 disk and {MANY_DISKS}")

@@ -51,15 +51,20 @@ def seconds(measured, key):
 
 
 def crash_text(crash):
-    rows = []
+    rows, said = [], []
     for what, m in crash["cases"].items():
         if not m.get("ran", True):
             rows.append([what, "1", "–", "–", f"never (waited {m['waited']} s)"])
+        elif "parked" in m:
+            said.append(f"\n\nA VM {what}: PARKED is stored {m['parked']:.2f} s after the exec of the next one (n = {m['n']}).")
         elif "since_crash" in m:
             rows.append([what, str(m["n"]), seconds(m, "fence"), seconds(m, "create"), seconds(m, "since_crash")])
         else:
             rows.append([what, str(m["n"]), "–", seconds(m, "create"), seconds(m, "write")])
-    said = [f"\n\nQEMU's log then: `{m['QEMU said']}`" for m in crash["cases"].values() if m.get("QEMU said")]
+        if m.get("free"):
+            said.append(f"\n\n{what}: its lease is free after {m['free']:.2f} s.")
+        if m.get("QEMU said"):
+            said.append(f"\n\nQEMU's log then: `{m['QEMU said']}`")
     head = ["case", "n", "`virtleasectl fence`, s", "`virsh create`, s", "guest writes, s"]
     return table(head, rows) + "".join(said)
 

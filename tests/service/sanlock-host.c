@@ -19,6 +19,7 @@
 
 #include "lockd/error.h"
 #include "lockd/sanlock_call.h"
+#include "lockd/sanlock_clean.h"
 #include "lockd/sanlock_file.h"
 #include "lockd/sanlock_lease.h"
 
@@ -71,7 +72,7 @@ vm_of(const char *name)
 static pid_t
 pid_of(const char *name)
 {
-    return (pid_t)atoi(g_subprocess_get_identifier(vm_of(name)));
+    return GPOINTER_TO_INT(g_object_get_data(G_OBJECT(vm_of(name)), "pid")); /* also after its end */
 }
 
 static void
@@ -83,6 +84,7 @@ do_vm(const char *id, char **words)
         g_subprocess_new(G_SUBPROCESS_FLAGS_STDIN_PIPE | G_SUBPROCESS_FLAGS_STDOUT_PIPE, &error, self, "--vm", NULL);
     g_assert_no_error(error);
     g_input_stream_read(g_subprocess_get_stdout_pipe(vm), line, 5, NULL, NULL);
+    g_object_set_data(G_OBJECT(vm), "pid", GINT_TO_POINTER(atoi(g_subprocess_get_identifier(vm))));
     g_mutex_lock(&vms_lock);
     g_hash_table_replace(vms, g_strdup(words[0]), vm);
     g_mutex_unlock(&vms_lock);
@@ -180,7 +182,7 @@ do_kill(const char *id, char **words)
 static void
 do_alive(const char *id, char **words)
 {
-    say(id, "ok %s", kill(pid_of(words[0]), 0) == 0 && !g_subprocess_get_if_exited(vm_of(words[0])) ? "yes" : "no");
+    say(id, "ok %s", g_subprocess_get_identifier(vm_of(words[0])) ? "yes" : "no");
 }
 
 static void
@@ -222,13 +224,34 @@ do_status(const char *id, char **words)
     g_free(status.reason);
 }
 
+/* [--dry-run] [FILE...]: virtleasectl's answer */
+static void
+do_clean(const char *id, char **words)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) args = g_ptr_array_new();
+    g_autoptr(JsonBuilder) out = json_builder_new();
+    VlCall call = {.deadline = vl_deadline_in(30)};
+    for (guint i = 0; words[i]; i++)
+        g_ptr_array_add(args, words[i]);
+    json_builder_begin_object(out);
+    gboolean ok = vl_sanlock_clean(space, args, &call, out, &error);
+    json_builder_end_object(out);
+    g_autoptr(JsonNode) root = json_builder_get_root(out);
+    g_autofree char *text = json_to_string(root, FALSE);
+    if (ok)
+        say(id, "ok %s", text);
+    else
+        say(id, "error %s 0 %s", vl_error_name(vl_error_code(error)), error->message);
+}
+
 static const struct {
     const char *verb;
     void (*func)(const char *id, char **words);
 } verbs[] = {
     {"start", do_start}, {"wait", do_wait},   {"status", do_status}, {"vm", do_vm},
     {"take", do_take},   {"drop", do_drop},   {"held", do_held},     {"kill", do_kill},
-    {"alive", do_alive}, {"owner", do_owner}, {"make", do_make},
+    {"alive", do_alive}, {"owner", do_owner}, {"make", do_make},     {"clean", do_clean},
 };
 
 static void

@@ -71,10 +71,12 @@ def test_snapshot_and_commit(hosts, running, vm, world):
     base = running.disks[0]
     overlay = world.dir / f"{running.name}.qcow2"
     a.virsh("snapshot-create-as", running.name, "s1", "--disk-only", "--no-metadata", "--diskspec", f"vda,file={overlay}")
-    holds_for(lambda: volumes(a) == {key(base.image): "held"}, 2.5, "the base is kept")
+    wait_until(lambda: volumes(a) == {key(base.image): "held", f"file:{overlay}": "held"}, 5, "the overlay has a lease as well")
+    holds_for(lambda: volumes(a)[key(base.image)] == "held", 2.5, "the base is kept")
     assert a.name in vm([base]).start(b, check=False).stderr
     a.virsh("blockcommit", running.name, "vda", "--active", "--pivot", "--wait")
     running.wait_writing(a)
+    wait_until(lambda: volumes(a) == {key(base.image): "held"}, 40, "the overlay is let go")
     holds_for(lambda: volumes(a) == {key(base.image): "held"}, 1.5, "still")
     running.destroy(a)
     wait_until(lambda: volumes(a) == {}, 5, "free")

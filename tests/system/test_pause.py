@@ -90,6 +90,29 @@ def test_guest_panic(hosts, vm):
     guest.wait_writing(b)
 
 
+def test_watchdog_pause(hosts, vm, cluster):
+    """Armed by the ports of an ib700, as a driver in the guest would, and never fed: the CPUs stop, the disk stays the VM's, and a resume
+    is one like any other."""
+    a, b = hosts
+    guest = vm(devices="<watchdog model='ib700' action='pause'/>")
+    guest.start(a)
+    guest.wait_writing(a)
+    before = lease.holder(cluster, guest.disks[0].image)
+    a.virsh("qemu-monitor-command", guest.name, "--hmp", "o/b 0x443 0xe")      # 2 s
+    wait_until(lambda: a.domain_state(guest.name) == "paused", 20, "paused by the watchdog")
+    assert "watchdog" in a.virsh("domstate", guest.name, "--reason").stdout
+    wait_until(lambda: lease.states(a, guest) == ["parked"], 5, "parked")
+    wait_until(lambda: lease.holder(cluster, guest.disks[0].image)["state"] == "parked", 5, "stored")
+    guest.wait_silent()
+    assert a.name in refused_on(b, guest)
+    a.virsh("resume", guest.name)
+    guest.wait_writing(a)
+    assert lease.states(a, guest) == ["held"]
+    after = lease.holder(cluster, guest.disks[0].image)
+    assert after["token"] != before["token"] and after["addrs"] == before["addrs"]
+    assert cluster.blocklist() == {}
+
+
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same-host", "other-host"])
 def test_saved_vms_disks_are_free(hosts, running, world, elsewhere):
     a, b = hosts

@@ -8,7 +8,7 @@ import pytest
 from bed import lease
 from bed.fault import FAULT_ENV, Faults
 from bed.images import MIB
-from bed.moving import Migration, assert_all_free
+from bed.moving import Migration, assert_all_free, assert_lives_on
 from bed.vm import VM, Disk
 from bed.wait import wait_until
 
@@ -119,3 +119,83 @@ def test_failed_copy_frees_the_destinations_volume(hosts, copying, cluster):
     assert_all_free(there, [b], cluster)
     guest.wait_writing(a)
     assert lease.states(a, guest) == ["held"]
+
+
+LOCAL = "/var/lib/libvirt/local.raw"
+
+
+def local_disk(host, data=bytes(SIZE)):
+    """A file of that host's own; the path is the same on each."""
+    host.path(LOCAL).write_bytes(data)
+    return Disk(path=LOCAL)
+
+
+def moved_to(guest, disk, source):
+    """The same VM with another disk, and where its XML is for `virsh migrate --xml`."""
+    there = VM(guest.cluster, guest.kernel, guest.name, [disk], mode=guest.mode)
+    there.uuid, there.identity = guest.uuid, guest.identity
+    source.write("/tmp-there.xml", there.xml())
+    return there, source.dir / "tmp-there.xml"
+
+
+def test_file_to_rbd(hosts, vm, image, cluster):
+    """The source needs no lease, the destination has one from before NBD writes to its image."""
+    a, b = hosts
+    guest = vm([local_disk(a, os.urandom(SIZE))], mode="flat-out")
+    guest.start(a)
+    wait_until(lambda: a.path(LOCAL).read_bytes()[512:520] == b"VLWRITER", 30, "it writes")
+    there, xml = moved_to(guest, Disk(image(size=SIZE)), a)
+    migration = Migration(guest, a, b, "--copy-storage-all", "--xml", xml, *SLOW_COPY)
+    wait_until(lambda: lease.states(b, guest) == ["parked"], 20, "the image is leased before anything writes to it")
+    assert lease.states(a, guest) == []
+    assert b.name in vm([Disk(there.disks[0].image)]).start(a, check=False).stderr
+    migration.succeeds()
+    there.wait_writing(b)
+    assert lease.states(b, there) == ["held"] and lease.states(a, there) == []
+    data = a.path(LOCAL).read_bytes()
+    assert content(cluster, there.disks[0].image) == data[:512] + data[1024:]
+    assert_lives_on(there, b, [a], cluster)
+    assert cluster.blocklist() == {}
+
+
+def test_rbd_to_file(hosts, vm, image, cluster):
+    """The image stays the source's until its QEMU is gone; then it is free, and the destination has none."""
+    a, b = hosts
+    guest = vm([Disk(filled(image, cluster))], mode="flat-out")
+    guest.start(a)
+    guest.wait_writing(a)
+    _, xml = moved_to(guest, local_disk(b), a)
+    migration = Migration(guest, a, b, "--copy-storage-all", "--xml", xml, *SLOW_COPY)
+    wait_until(lambda: guest.name in b.domains() or not migration.thread.is_alive(), 20, "under way")
+    assert lease.states(a, guest) == ["held"]
+    assert a.name in vm([Disk(guest.disks[0].image)]).start(b, check=False).stderr
+    migration.succeeds()
+    wait_until(lambda: b.path(LOCAL).read_bytes()[512:520] == b"VLWRITER", 30, "it writes there")
+    assert lease.states(b, guest) == []
+    assert_all_free(guest, [a], cluster)
+    data = b.path(LOCAL).read_bytes()
+    assert content(cluster, guest.disks[0].image) == data[:512] + data[1024:]
+    again = vm([Disk(guest.disks[0].image)])
+    again.start(b)
+    again.wait_writing(b)
+
+
+@pytest.mark.parametrize("other_image", [False, True], ids=["same-image", "other-image"])
+def test_incremental_copy_of_an_rbd_image_is_refused_by_libvirt(hosts, vm, image, cluster, other_image):
+    """Before anything is copied, and nothing of the lease is lost on the way: no heir, no claim, nothing on the destination."""
+    a, b = hosts
+    guest = vm()
+    guest.start(a)
+    guest.wait_writing(a)
+    there, xml = moved_to(guest, Disk(image()) if other_image else guest.disks[0], a)
+    before = lease.holder(cluster, guest.disks[0].image)
+    Migration(guest, a, b, "--copy-storage-inc", "--xml", xml).fails("pre-creation of storage targets")
+    assert lease.states(a, guest) == ["held"] and lease.listed(b) == []
+    assert lease.holder(cluster, guest.disks[0].image) == before
+    if other_image:
+        assert lease.stored(cluster, there.disks[0].image) is None
+    assert_lives_on(guest, a, [b], cluster)
+    a.virsh("suspend", guest.name)
+    a.virsh("resume", guest.name)
+    guest.wait_writing(a)
+    assert cluster.blocklist() == {}

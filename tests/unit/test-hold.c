@@ -197,6 +197,25 @@ test_resumed_at_once(void)
     case_end(&c);
 }
 
+/* R2: parking leaves a token alone that somebody else has written: with ours nothing is handed over then. */
+static void
+test_other_token(void)
+{
+    Case c;
+    case_begin(&c, NULL);
+    qemu_opens(c.world, c.vm);
+    g_assert_true(hold(&c));
+    VlRecord *record = fake_get(c.store, "vol1");
+    VlHolder *holder = vl_record_find(record, &c.vm->who);
+    g_free(holder->token);
+    holder->token = g_strdup("another");
+    fake_put(c.store, "vol1", record);
+    qemu_park(c.world, c.vm);
+    g_autoptr(VlRecord) after = NULL;
+    g_assert_cmpstr(stored(&c, "vol1", &after)->token, ==, "another");
+    case_end(&c);
+}
+
 /* ---- the record is another one ---- */
 
 /* Our own daemon's audit wrote it meanwhile (a fence noted, say): read again, go on, keep what was added. */
@@ -437,6 +456,7 @@ main(int argc, char **argv)
     g_test_add_func("/hold/token", test_token);
     g_test_add_func("/hold/token-kept", test_token_kept);
     g_test_add_func("/hold/resumed-at-once", test_resumed_at_once);
+    g_test_add_func("/hold/other-token", test_other_token);
     g_test_add_func("/hold/changed-but-ours", test_changed_but_ours);
     g_test_add_func("/hold/lost-ack", test_lost_ack);
     g_test_add_func("/hold/stale", test_stale);

@@ -131,6 +131,95 @@ test_freed(void)
     g_assert_nonnull(claimed->claim);
 }
 
+/* ---- handing over and back ---- */
+
+static void
+test_handed_over(void)
+{
+    g_autoptr(VlHolder) to = holder("b", "web1", NULL);
+    g_autoptr(VlHolder) third = holder("c", "web1", NULL);
+    g_autoptr(VlRecord) record = world_record(holder("a", "web1", "10.0.0.1:0/1"), NULL);
+    VlHolder *from = record->holders->pdata[0];
+    from->held = to->held = TRUE;
+    g_free(to->token);
+    to->token = g_strdup("new");
+    record->previous = vl_holder_copy(third); /* of the migration before: final by now */
+    g_ptr_array_add(record->heirs, vl_holder_copy(to));
+    g_ptr_array_add(record->heirs, vl_holder_copy(third));
+    vl_record_add_fence(record, "10.0.0.9:0/1", 1, 2, 3);
+    g_autoptr(VlRecord) next = vl_rules_handed_over(record, from, to);
+    g_assert_cmpuint(next->epoch, ==, record->epoch + 1);
+    g_assert_cmpuint(next->holders->len, ==, 1);
+    const VlHolder *now = vl_record_find(next, &to->who);
+    g_assert_false(now->held); /* the CPUs run only after the next step */
+    g_assert_cmpstr(now->token, ==, "new");
+    g_assert_null(vl_record_find_heir(next, &to->who));
+    g_assert_nonnull(vl_record_find_heir(next, &third->who));
+    g_assert_cmpuint(next->fenced->len, ==, 1);
+    g_assert_true(vl_rules_is_previous(next, &from->who));
+    g_assert_false(vl_rules_is_previous(next, &third->who));
+    g_assert_false(next->previous->held);
+    g_assert_true(vl_addrs_has(next->previous->addrs, "10.0.0.1:0/1"));
+    g_assert_true(from->held); /* the old record is as it was */
+    /* And back: its own token, PARKED, and no way to give it on again. */
+    g_autoptr(VlRecord) back = vl_rules_given_back(next, &to->who);
+    g_assert_cmpuint(back->epoch, ==, next->epoch + 1);
+    g_assert_cmpuint(back->holders->len, ==, 1);
+    now = vl_record_find(back, &from->who);
+    g_assert_false(now->held);
+    g_assert_cmpstr(now->token, ==, "t");
+    g_assert_true(vl_addrs_has(now->addrs, "10.0.0.1:0/1"));
+    g_assert_null(back->previous);
+    g_assert_cmpuint(back->fenced->len, ==, 1);
+}
+
+static void
+test_is_previous(void)
+{
+    g_autoptr(VlHolder) from = holder("a", "web1", NULL);
+    g_autoptr(VlRecord) record = world_record(holder("b", "web1", NULL), NULL);
+    record->previous = vl_holder_copy(from);
+    g_assert_true(vl_rules_is_previous(record, &from->who));
+    from->who.start++; /* the same number, another process */
+    g_assert_false(vl_rules_is_previous(record, &from->who));
+}
+
+/* R16 */
+static void
+test_freed_heirs(void)
+{
+    g_autoptr(VlHolder) me = holder("a", "web1", NULL);
+    g_autoptr(VlHolder) heir = holder("b", "web1", NULL);
+    g_autoptr(VlHolder) second = holder("c", "web1", NULL);
+    g_autoptr(VlRecord) record = world_record(vl_holder_copy(me), NULL);
+    heir->held = TRUE; /* whatever it says of itself */
+    g_ptr_array_add(record->heirs, vl_holder_copy(heir));
+    g_ptr_array_add(record->heirs, vl_holder_copy(second));
+    record->previous = vl_holder_copy(second);
+    g_autoptr(VlRecord) inherited = vl_rules_freed(record, &me->who, 100);
+    g_assert_cmpuint(inherited->holders->len, ==, 1);
+    g_assert_false(vl_record_find(inherited, &heir->who)->held);
+    g_assert_cmpuint(inherited->heirs->len, ==, 1);
+    g_assert_nonnull(vl_record_find_heir(inherited, &second->who));
+    g_assert_cmpuint(inherited->epoch, >, record->epoch);
+    g_assert_null(inherited->previous); /* our memory went with us */
+    /* An heir that ends changes nothing else. */
+    g_autoptr(VlRecord) without = vl_rules_freed(record, &heir->who, 100);
+    g_assert_cmpuint(without->epoch, ==, record->epoch);
+    g_assert_nonnull(vl_record_find(without, &me->who));
+    g_assert_cmpuint(without->heirs->len, ==, 1);
+    g_assert_nonnull(without->previous);
+    /* One that was to get it back and ends: not any more. */
+    g_autoptr(VlRecord) final = vl_rules_freed(record, &second->who, 100);
+    g_assert_null(final->previous);
+    g_assert_nonnull(vl_record_find(final, &me->who));
+    /* While somebody else holds it too, nobody inherits. */
+    g_ptr_array_add(record->holders, holder("d", "web2", NULL));
+    g_autoptr(VlRecord) shared = vl_rules_freed(record, &me->who, 100);
+    g_assert_cmpuint(shared->holders->len, ==, 1);
+    g_assert_cmpuint(shared->heirs->len, ==, 2);
+}
+
 /* ---- fencing ---- */
 
 typedef struct {
@@ -140,12 +229,6 @@ typedef struct {
     VlLockOwner owner;
     VlFenceQuestion question;
 } Case;
-
-static void
-watcher_free(gpointer watcher)
-{
-    g_free(watcher);
-}
 
 /* One dead holder "b" with 10.0.0.2:0/1 recorded, whose session published 10.0.0.2. */
 static Case *
@@ -158,7 +241,7 @@ case_new(void)
     c->dead_ips = vl_addrs_new();
     vl_addrs_add(c->dead_ips, "10.0.0.2");
     c->never = vl_addrs_new();
-    c->watchers = g_ptr_array_new_with_free_func(watcher_free);
+    c->watchers = g_ptr_array_new_with_free_func(g_free);
     c->own_ips = g_hash_table_new(g_str_hash, g_str_equal);
     g_hash_table_add(c->own_ips, (char *)"10.0.0.1");
     c->question = (VlFenceQuestion){.record = c->record,
@@ -351,6 +434,9 @@ main(int argc, char **argv)
     g_test_add_func("/rules/take/shared", test_take_shared);
     g_test_add_func("/rules/granted", test_granted);
     g_test_add_func("/rules/freed", test_freed);
+    g_test_add_func("/rules/freed-heirs", test_freed_heirs);
+    g_test_add_func("/rules/handed-over", test_handed_over);
+    g_test_add_func("/rules/is-previous", test_is_previous);
     g_test_add_func("/rules/fence/recorded", test_fence_recorded);
     g_test_add_func("/rules/fence/ip", test_fence_ip);
     g_test_add_func("/rules/fence/shared-ip", test_fence_shared_ip);

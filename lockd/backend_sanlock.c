@@ -1,0 +1,625 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "lockd/backend_sanlock.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+#include "common/protocol.h"
+#include "lockd/audit.h"
+#include "lockd/error.h"
+#include "lockd/jsonout.h"
+#include "lockd/route.h"
+#include "lockd/sanlock_clean.h"
+
+#define STEP_S       10.0 /* one command to sanlock that nobody waits for */
+#define PATH_MAX_LEN 1023 /* sanlock's, without the NUL */
+#define HUP_WAIT_S   2    /* for sanlock to notice that a process is gone */
+#define HUP_POLL_US  (10 * 1000)
+
+VlSanlock *
+vl_sanlock_of(const VlDaemon *daemon)
+{
+    return vl_backend_state(daemon, &vl_backend_sanlock);
+}
+
+static const VlSanlockVolume *
+volume_of(const VlLease *lease)
+{
+    return lease->volume->priv;
+}
+
+VlSanlockLease *
+vl_sanlock_lease_of(VlLease *lease)
+{
+    if (!lease->priv)
+        lease->priv = g_new0(VlSanlockLease, 1);
+    return lease->priv;
+}
+
+static void
+san_lease_clear(VlLease *lease)
+{
+    VlSanlockLease *own = lease->priv;
+    if (own)
+        vl_lockfile_free(own->local);
+    g_free(own);
+    lease->priv = NULL;
+}
+
+/* ---- start ---- */
+
+/* sanlock's protocol and tools separate by spaces, and a path has room for 1023 bytes. */
+static gboolean
+check_settings(const VlSettings *settings, GError **error)
+{
+    gboolean long_path = strlen(settings->sanlock_dir) + 40 > PATH_MAX_LEN;
+    if (long_path || strchr(settings->sanlock_dir, ' '))
+        vl_set_error(error, VL_ERR_CONFIG, "sanlock_dir: sanlock cannot use a path %s",
+                     long_path ? "as long as this" : "with a space in it");
+    else if (!settings->sanlock_host_id)
+        vl_set_error(error, VL_ERR_CONFIG, "sanlock_dir needs sanlock_host_id: a number that no other host has");
+    else if (settings->sanlock_host_id > settings->sanlock_num_hosts)
+        vl_set_error(error, VL_ERR_CONFIG, "sanlock_host_id %u is larger than sanlock_num_hosts %u",
+                     settings->sanlock_host_id, settings->sanlock_num_hosts);
+    else
+        return TRUE;
+    return FALSE;
+}
+
+static gboolean
+san_start(VlDaemon *daemon, gpointer *ret_state, GError **error)
+{
+    const VlSettings *settings = daemon->settings;
+    if (!settings->sanlock_dir) {
+        if (!vl_route_uses((const char *const *)settings->volumes, "sanlock"))
+            return TRUE;
+        vl_set_error(error, VL_ERR_CONFIG, "volumes: a rule says sanlock, but sanlock_dir is not set");
+        return FALSE;
+    }
+    if (!check_settings(settings, error))
+        return FALSE;
+    VlSanlock *sanlock = g_new0(VlSanlock, 1);
+    sanlock->daemon = daemon;
+    sanlock->dir = g_build_filename(settings->state_dir, "sanlock", NULL);
+    sanlock->tool = g_strdup(settings->sanlock_killpath ? settings->sanlock_killpath : VL_CTL_PATH);
+    sanlock->conf = (VlSanlockConf){.lease_dir = settings->sanlock_dir,
+                                    .space = settings->sanlock_lockspace,
+                                    .user = settings->sanlock_user,
+                                    .group = settings->sanlock_group,
+                                    .host_name = daemon->host->name,
+                                    .host_id = settings->sanlock_host_id,
+                                    .io_timeout = settings->sanlock_io_timeout,
+                                    .sector_size = settings->sanlock_sector_size,
+                                    .num_hosts = settings->sanlock_num_hosts};
+    if (g_mkdir_with_parents(sanlock->dir, 0700) < 0) {
+        vl_set_error(error, VL_ERR_CONFIG, "%s cannot be created: %s", sanlock->dir, g_strerror(errno));
+        return FALSE;
+    }
+    sanlock->space = vl_sanlock_space_new(&sanlock->conf, vl_sanlock_lost, sanlock);
+    *ret_state = sanlock;
+    vl_sanlock_space_start(sanlock->space);
+    return TRUE;
+}
+
+/* ---- volumes ---- */
+
+static VlVolume *
+volume_new(const struct vl_volume_spec *spec, const char *key, VlSanlockVolume *own)
+{
+    char *display = vl_volume_display(spec);
+    VlVolume *volume = g_new0(VlVolume, 1);
+    volume->refs = 1;
+    volume->backend = &vl_backend_sanlock;
+    volume->key = g_strconcat("sanlock:", key, NULL);
+    volume->display = g_strdup(display ? display : key);
+    volume->priv = own;
+    free(display);
+    return volume;
+}
+
+static VlVolume *
+resolve_file(VlSanlock *sanlock, const struct vl_volume_spec *spec, GError **error)
+{
+    VlFileId id;
+    if (!vl_file_id(spec->path, &id, error))
+        return NULL;
+    VlSanlockVolume *own = g_new0(VlSanlockVolume, 1);
+    own->is_file = TRUE;
+    own->id = id;
+    own->refs = g_ptr_array_new_with_free_func((GDestroyNotify)vl_sanlock_ref_free);
+    g_ptr_array_add(own->refs, vl_sanlock_ref_of_path(&sanlock->conf, spec->path));
+    if (spec->written && !g_str_equal(spec->written, spec->path))
+        g_ptr_array_add(own->refs, vl_sanlock_ref_of_path(&sanlock->conf, spec->written));
+    return volume_new(spec, spec->path, own);
+}
+
+static VlVolume *
+resolve_device(const struct vl_volume_spec *spec, GError **error)
+{
+    if (!spec->space || !*spec->space || strlen(spec->space) >= 48 || !spec->key || !*spec->key ||
+        strlen(spec->key) >= 48 || !spec->path || spec->path[0] != '/' || strlen(spec->path) > PATH_MAX_LEN) {
+        vl_set_error(error, VL_ERR_CONFIG,
+                     "<lease> %s/%s: lockspace and key must be there, of at most 47 bytes, and <target path=> absolute",
+                     spec->space ? spec->space : "", spec->key ? spec->key : "");
+        return NULL;
+    }
+    VlSanlockRef *ref = g_new0(VlSanlockRef, 1);
+    *ref = (VlSanlockRef){g_strdup(spec->space), g_strdup(spec->key), g_strdup(spec->path), spec->offset};
+    VlSanlockVolume *own = g_new0(VlSanlockVolume, 1);
+    own->refs = g_ptr_array_new_with_free_func((GDestroyNotify)vl_sanlock_ref_free);
+    g_ptr_array_add(own->refs, ref);
+    g_autofree char *key = g_strdup_printf("%s/%s", spec->space, spec->key);
+    return volume_new(spec, key, own);
+}
+
+static VlVolume *
+san_resolve(VlDaemon *daemon, const struct vl_volume_spec *spec, gint64 deadline, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    if (!sanlock) {
+        vl_set_error(error, VL_ERR_CONFIG, "%s: sanlock is not configured here (sanlock_dir)",
+                     spec->path ? spec->path : "?");
+        return NULL;
+    }
+    return spec->kind == VL_VOLUME_LEASE ? resolve_device(spec, error) : resolve_file(sanlock, spec, error);
+}
+
+static void
+san_volume_free(VlVolume *volume)
+{
+    VlSanlockVolume *own = volume->priv;
+    g_ptr_array_unref(own->refs);
+    g_free(own);
+}
+
+/* ---- enrolling ---- */
+
+/* Every VM, whatever disks it has now: a disk can be attached later, registering cannot be made up for. */
+static void
+san_enrol(VlDaemon *daemon, VlVm *vm, VlEnrol *ret_enrol)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    if (!sanlock)
+        return;
+    ret_enrol->connections = 1;
+    g_autofree char *args = g_strdup_printf("--socket %s lost %s", daemon->settings->socket, vm->who.uuid);
+    if (strlen(args) > VL_SANLOCK_STRING_MAX || strlen(sanlock->tool) > VL_SANLOCK_STRING_MAX) {
+        g_warning("VM %s: the paths of socket and virtleasectl are too long for sanlock; it will terminate the VM when "
+                  "the lockspace fails",
+                  vm->name);
+        return;
+    }
+    ret_enrol->path = g_strdup(sanlock->tool);
+    ret_enrol->args = g_steal_pointer(&args);
+}
+
+/* ---- taking ---- */
+
+gboolean
+vl_sanlock_take_local(VlSanlock *sanlock, VlVm *vm, VlLease *lease, const VlCall *call, GError **error)
+{
+    VlSanlockLease *own = vl_sanlock_lease_of(lease);
+    const VlSanlockVolume *volume = volume_of(lease);
+    if (volume->is_file && !own->local)
+        own->local = vl_local_take(sanlock->daemon, vm, lease, &volume->id, call, error);
+    return !volume->is_file || own->local;
+}
+
+gboolean
+vl_sanlock_release_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, gint64 deadline, GError **error)
+{
+    VlSanlockLease *own = vl_sanlock_lease_of(lease);
+    const VlSanlockVolume *volume = volume_of(lease);
+    while (own->taken > 0) {
+        if (!vl_sanlock_lease_release(sanlock->space, (pid_t)vm->who.pid, volume->refs->pdata[own->taken - 1],
+                                      lease->volume->display, deadline, error))
+            return FALSE;
+        own->taken--;
+    }
+    return TRUE;
+}
+
+gboolean
+vl_sanlock_take_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, guint wait_s, gboolean handover, const VlCall *call,
+                     GError **error)
+{
+    VlSanlockLease *own = vl_sanlock_lease_of(lease);
+    const VlSanlockVolume *volume = volume_of(lease);
+    while (own->taken < volume->refs->len) {
+        VlSanlockWant want = {.pid = (pid_t)vm->who.pid,
+                              .ref = volume->refs->pdata[own->taken],
+                              .what = lease->volume->display,
+                              .shared = lease->shared,
+                              .lver = own->lver[own->taken],
+                              .wait_until = wait_s ? vl_deadline_in(wait_s) : 0,
+                              .handover = handover};
+        if (!vl_sanlock_lease_acquire(sanlock->space, &want, call, error)) {
+            /* What the process had before stays: a running one must not lose it for a failed question. */
+            if (!lease->open_already)
+                (void)vl_sanlock_release_refs(sanlock, vm, lease, vl_deadline_in(STEP_S), NULL);
+            return FALSE;
+        }
+        own->taken++;
+    }
+    own->let_go = FALSE;
+    return TRUE;
+}
+
+/* The lease's refs are all in what sanlock says the process has; and in the version we know. */
+static gboolean
+is_held(VlLease *lease, GHashTable *held, gboolean note)
+{
+    VlSanlockLease *own = vl_sanlock_lease_of(lease);
+    const VlSanlockVolume *volume = volume_of(lease);
+    for (guint i = 0; i < volume->refs->len; i++) {
+        gint64 lver = vl_sanlock_lease_lver(held, volume->refs->pdata[i]);
+        if (lver < 0)
+            return FALSE;
+        if (note)
+            own->lver[i] = lease->shared ? 0 : lver;
+    }
+    if (note)
+        own->taken = volume->refs->len;
+    return TRUE;
+}
+
+gboolean
+vl_sanlock_verify(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases, gint64 deadline, GError **error)
+{
+    g_autoptr(GHashTable) held = vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, deadline, error);
+    if (!held)
+        return FALSE;
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (!is_held(lease, held, TRUE) && !vl_sanlock_lease_of(lease)->let_go) {
+            vl_set_error(error, VL_ERR_LOST, "%s: sanlock no longer lists it among this VM's leases",
+                         lease->volume->display);
+            return FALSE;
+        }
+    }
+    return TRUE;
+}
+
+/* QEMU has it open already: what it has is kept; what it had, according to what an earlier life of ours wrote, is
+ * taken again in no other version. */
+static gboolean
+take_up(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases, const VlCall *call, GError **error)
+{
+    gboolean any = FALSE, had = FALSE;
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        any = any || lease->open_already;
+        had = (lease->open_already && vl_sanlock_load_versions(sanlock, vm, lease)) || had;
+    }
+    if (!any)
+        return TRUE;
+    g_autoptr(GError) local = NULL;
+    g_autoptr(GHashTable) held =
+        vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, vl_call_within(call, STEP_S), &local);
+    for (guint i = 0; held && i < leases->len; i++)
+        (void)is_held(leases->pdata[i], held, TRUE);
+    if (!held && had && vl_error_code(local) == VL_ERR_NOT_REGISTERED)
+        vl_sanlock_unprotected(sanlock->daemon, vm, local->message);
+    if (!held)
+        g_propagate_error(error, g_steal_pointer(&local));
+    return held != NULL;
+}
+
+static gboolean
+check_registered(const VlVm *vm, const VlLease *lease, GError **error)
+{
+    if (!vm->sanlock_error)
+        return TRUE;
+    vl_set_error(error, VL_ERR_NOT_REGISTERED, "%s: this QEMU process could not register with sanlock: %s",
+                 lease->volume->display, vm->sanlock_error);
+    return FALSE;
+}
+
+/* What had been let go when we crashed stays so until its CPUs are to run. */
+static gboolean
+take_one(VlSanlock *sanlock, VlVm *vm, VlLease *lease, guint wait_s, const VlCall *call, GError **error)
+{
+    const VlSanlockLease *own = vl_sanlock_lease_of(lease);
+    g_autoptr(GError) local = NULL;
+    if (own->let_go || vl_sanlock_take_refs(sanlock, vm, lease, wait_s, FALSE, call, &local))
+        return TRUE;
+    enum vl_error code = vl_error_code(local);
+    /* It runs, it had this lease, and now somebody else has or had it. */
+    if (lease->open_already && own->lver[0] > 0 &&
+        (code == VL_ERR_STALE || code == VL_ERR_HELD || code == VL_ERR_UNKNOWN_OWNER))
+        vl_sanlock_unprotected(sanlock->daemon, vm, local->message);
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+}
+
+static gboolean
+san_take(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    if (!take_up(sanlock, vm, leases, call, error))
+        return FALSE;
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (!check_registered(vm, lease, error) || !vl_sanlock_take_local(sanlock, vm, lease, call, error) ||
+            !take_one(sanlock, vm, lease, wait_s, call, error))
+            return FALSE;
+    }
+    if (!vl_sanlock_verify(sanlock, vm, leases, vl_call_within(call, STEP_S), error) ||
+        !vl_sanlock_save_versions(sanlock, vm, error))
+        return FALSE;
+    for (guint i = 0; i < leases->len; i++)
+        vl_lease_set_state(leases->pdata[i], VL_LEASE_PARKED, "sanlock granted it");
+    return TRUE;
+}
+
+/* ---- running ---- */
+
+/* Again what was let go; only if nobody has had it since, and that can only be told by its version. */
+static gboolean
+take_again(VlSanlock *sanlock, VlVm *vm, VlLease *lease, const VlCall *call, GError **error)
+{
+    VlSanlockLease *own = vl_sanlock_lease_of(lease);
+    const VlSanlockVolume *volume = volume_of(lease);
+    own->taken = 0;
+    for (guint i = 0; i < volume->refs->len && !lease->shared; i++) {
+        if (own->lver[i] > 0)
+            continue;
+        vl_set_error(error, VL_ERR_STALE, "%s: who had it since this VM ran is not known: its memory may be stale",
+                     lease->volume->display);
+        return FALSE;
+    }
+    return vl_sanlock_take_refs(sanlock, vm, lease, 0, FALSE, call, error);
+}
+
+static gboolean
+san_hold(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const VlCall *call, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    g_autoptr(GHashTable) held =
+        vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, vl_call_within(call, STEP_S), error);
+    gboolean again = FALSE;
+    for (guint i = 0; held && i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (is_held(lease, held, FALSE))
+            continue;
+        again = TRUE;
+        if (!take_again(sanlock, vm, lease, call, error))
+            return FALSE;
+    }
+    return held && (!again || (vl_sanlock_verify(sanlock, vm, leases, vl_call_within(call, STEP_S), error) &&
+                               vl_sanlock_save_versions(sanlock, vm, error)));
+}
+
+/* Not ours any more means: the daemon that knew was restarted, or the lease was released under the VM. */
+static void
+san_audit(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    VlCall call = {.deadline = vl_deadline_in(STEP_S), .gone = &vm->exited};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GHashTable) held = vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, call.deadline, &error);
+    if (!held && vl_error_code(error) != VL_ERR_NOT_REGISTERED) {
+        g_warning("VM %s: its sanlock leases cannot be checked: %s", vm->name, error->message);
+        return;
+    }
+    for (guint i = 0; i < leases->len && !g_atomic_int_get(&vm->exited); i++) {
+        VlLease *lease = leases->pdata[i];
+        g_autoptr(GError) why = NULL;
+        if (vl_sanlock_lease_of(lease)->let_go || (held && is_held(lease, held, FALSE)))
+            continue;
+        if (held && take_again(sanlock, vm, lease, &call, &why) &&
+            vl_sanlock_verify(sanlock, vm, leases, call.deadline, &why))
+            g_warning("VM %s: sanlock had dropped %s; taken again, nobody had it meanwhile", vm->name,
+                      lease->volume->display);
+        else if (!g_atomic_int_get(&vm->exited))
+            vl_lose(daemon, vm, lease, why ? why->message : error->message);
+    }
+}
+
+static gboolean
+san_closed(const VlLease *lease)
+{
+    const VlSanlockVolume *volume = volume_of(lease);
+    return !volume->is_file || !vl_backend_file_open(lease->vm, volume->id.dev, volume->id.ino);
+}
+
+/* ---- freeing ---- */
+
+static gboolean
+san_free(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    gboolean ok = TRUE;
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        if (!vl_sanlock_release_refs(sanlock, vm, lease, vl_deadline_in(STEP_S), ok ? error : NULL)) {
+            ok = FALSE;
+            continue;
+        }
+        san_lease_clear(lease);
+        vl_lease_set_state(lease, VL_LEASE_FREE, "released");
+    }
+    return ok;
+}
+
+static gboolean
+any_held(GPtrArray *leases, GHashTable *held)
+{
+    for (guint i = 0; i < leases->len; i++)
+        if (is_held(leases->pdata[i], held, FALSE))
+            return TRUE;
+    return FALSE;
+}
+
+/* Waits until sanlock has noticed, which takes it milliseconds. TRUE: it does not know the process any more. */
+static gboolean
+wait_forgotten(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases, GError **error)
+{
+    gint64 until = vl_deadline_in(HUP_WAIT_S);
+    for (;;) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(GHashTable) held =
+            vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, vl_deadline_in(STEP_S), &local);
+        if (held ? !any_held(leases, held) : vl_error_code(local) == VL_ERR_NOT_REGISTERED)
+            return TRUE;
+        /* No daemon: nothing to be waited for, what it had granted this host lasts as long as the host's turn. */
+        if (!held && vl_sanlock_space_is_down(sanlock->space))
+            return TRUE;
+        if (!held) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        if (vl_clock_now() >= until)
+            return FALSE;
+        vl_clock_sleep_until(vl_clock_now() + HUP_POLL_US, NULL);
+    }
+}
+
+/* sanlock frees what a process had when its connection ends, which is when the last copy of the descriptor does.
+ * If that does not come, somebody else has one. Nothing is released for a pid that is another process by now. */
+static gboolean
+san_exit(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    g_autoptr(GError) local = NULL;
+    if (wait_forgotten(sanlock, vm, leases, &local)) {
+        for (guint i = 0; i < leases->len; i++) {
+            san_lease_clear(leases->pdata[i]);
+            vl_lease_set_state(leases->pdata[i], VL_LEASE_FREE, "released with its process");
+        }
+        return TRUE;
+    }
+    g_autofree char *proc = g_strdup_printf("/proc/%" G_GINT64_FORMAT, vm->who.pid);
+    if (!local && !g_file_test(proc, G_FILE_TEST_EXISTS)) {
+        g_warning("VM %s: its process is gone, but somebody keeps its connection to sanlock open; released for it",
+                  vm->name);
+        return san_free(daemon, vm, leases, error);
+    }
+    vl_set_error(error, VL_ERR_STORAGE, "%s",
+                 local ? local->message : "sanlock has not noticed that the process is gone");
+    return FALSE;
+}
+
+static void
+san_gone(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
+{
+    if (g_atomic_int_get(&vm->exited))
+        vl_sanlock_forget_versions(vl_sanlock_of(daemon), vm);
+}
+
+/* ---- for people ---- */
+
+static const char *
+life_name(VlHostLife life)
+{
+    return life == VL_HOST_LIVE ? "alive" : life == VL_HOST_DEAD ? "dead" : life == VL_HOST_FREE ? "gone" : "unknown";
+}
+
+static gboolean
+san_show(VlDaemon *daemon, VlVolume *volume, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    const VlSanlockVolume *own = volume->priv;
+    vl_json_begin_list(out, "holders");
+    for (guint i = 0; i < own->refs->len; i++) {
+        const VlSanlockRef *ref = own->refs->pdata[i];
+        guint64 host = 0, lver = 0;
+        g_autoptr(GError) local = NULL;
+        VlSpaceHost seen = {0};
+        g_autofree char *text =
+            vl_sanlock_lease_owner(sanlock->space, ref, vl_call_within(call, STEP_S), &host, &lver, &local);
+        if (local && local->code != VL_ERR_MISSING) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return FALSE;
+        }
+        if (!host)
+            continue;
+        (void)vl_sanlock_space_host(sanlock->space, host, &seen);
+        json_builder_begin_object(out);
+        vl_json_string(out, "host", seen.name[0] ? seen.name : text);
+        vl_json_int(out, "sanlock_host_id", (gint64)host);
+        vl_json_string(out, "host_state", life_name(seen.life));
+        vl_json_int(out, "version", (gint64)lver);
+        vl_json_string(out, "file", ref->file);
+        json_builder_end_object(out);
+    }
+    json_builder_end_array(out);
+    return TRUE;
+}
+
+static void
+san_status(VlDaemon *daemon, JsonBuilder *out)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    VlSpaceStatus status;
+    if (!sanlock) {
+        vl_json_string(out, "state", "off");
+        vl_json_string(out, "detail", "sanlock_dir is not set");
+        return;
+    }
+    vl_sanlock_space_status(sanlock->space, &status);
+    gboolean joined = status.state == VL_SPACE_JOINED;
+    g_autofree char *detail =
+        g_strdup_printf("host %u of %u living in %s", sanlock->conf.host_id, status.hosts, sanlock->conf.lease_dir);
+    g_autofree char *unwatched = g_strdup_printf(
+        "sanlock runs without a watchdog: a host that hangs may still write when others take its disks over after %d s",
+        VL_SANLOCK_DEAD_S(sanlock->conf.io_timeout));
+    vl_json_string(out, "state", vl_sanlock_space_state_name(status.state));
+    vl_json_string(out, "detail", detail);
+    vl_json_string(out, "problem",
+                   !joined                                     ? status.reason
+                   : status.watchdog_known && !status.watchdog ? unwatched
+                                                               : NULL);
+    vl_json_int(out, "host_id", sanlock->conf.host_id);
+    vl_json_int(out, "io_timeout", sanlock->conf.io_timeout);
+    vl_json_int(out, "hosts", status.hosts);
+    vl_json_int(out, "renewed_ms", status.renewed ? (vl_clock_now() - status.renewed) / 1000 : -1);
+    vl_json_string(out, "watchdog", !status.watchdog_known ? "unknown" : status.watchdog ? "yes" : "no");
+    g_free(status.reason);
+}
+
+static void
+san_list(const VlLease *lease, JsonBuilder *out)
+{
+    const VlSanlockLease *own = lease->priv;
+    const VlSanlockVolume *volume = volume_of(lease);
+    vl_json_string(out, "file", ((const VlSanlockRef *)volume->refs->pdata[0])->file);
+    vl_json_int(out, "version", own ? own->lver[0] : 0);
+    if (own && own->let_go)
+        vl_json_bool(out, "let_go", TRUE);
+}
+
+static gboolean
+san_clean(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    if (sanlock)
+        return vl_sanlock_clean(sanlock->space, args, call, out, error);
+    vl_set_error(error, VL_ERR_CONFIG, "sanlock is not configured here (sanlock_dir): there are no lease files");
+    return FALSE;
+}
+
+const VlBackendOps vl_backend_sanlock = {
+    .name = "sanlock",
+    .start = san_start,
+    .resolve = san_resolve,
+    .volume_free = san_volume_free,
+    .lease_clear = san_lease_clear,
+    .enrol = san_enrol,
+    .take = san_take,
+    .hold = san_hold,
+    .depart = vl_sanlock_depart,
+    .free = san_free,
+    .exit = san_exit,
+    .gone = san_gone,
+    .begin_incoming = vl_sanlock_begin_incoming,
+    .finish_incoming = vl_sanlock_finish_incoming,
+    .state = vl_sanlock_state,
+    .closed = san_closed,
+    .audit = san_audit,
+    .show = san_show,
+    .status = san_status,
+    .list = san_list,
+    .clean = san_clean,
+};
