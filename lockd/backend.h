@@ -43,13 +43,19 @@ struct VlBackendOps {
     /* What the child of a VM must do before take(). NULL: nothing. */
     void (*enrol)(VlDaemon *daemon, VlVm *vm, VlEnrol *ret_enrol);
 
+    /* take() may wait a minute or more for a dead owner: others are asked first whether they will refuse anyway. */
+    gboolean slow;
+    /* FALSE when take() would refuse now because of somebody who lives; changes nothing. Called before the take() of a
+     * slow backend for the other volumes of the same VM. NULL: take() is quick. */
+    gboolean (*ask)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error);
+
     /* TAKING -> PARKED, each of them; on failure any number may be PARKED, the caller gives them back. A dead owner is
      * waited for at most `wait_s`. With lease->open_already QEMU has the volume open: the daemon was restarted or the
      * disk hot-plugged. */
     gboolean (*take)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error);
     /* CPUs are about to run: makes sure that these PARKED leases still are this process's and nobody else had them
-     * since (R1). The caller sets HELD. On failure those that may be stored as HELD are `unwritten`. NULL: they are, as long as
-     * they are PARKED. */
+     * since (R1). The caller sets HELD. On failure those that may be stored as HELD are `unwritten`. NULL: they are, as
+     * long as they are PARKED. */
     gboolean (*hold)(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const VlCall *call,
                      GError **error);
     /* In the background, after CPUs stopped, and after a hold() that failed half-way: writes down that these leases are

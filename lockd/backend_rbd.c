@@ -66,6 +66,7 @@ rbd_list(const VlLease *lease, JsonBuilder *out)
 const VlBackendOps vl_backend_rbd = {
     .name = "rbd",
     .resolve = rbd_resolve,
+    .ask = vl_take_ask_records,
     .take = vl_take_records,
     .hold = vl_hold_records,
     .park = vl_park_records,

@@ -14,6 +14,7 @@
 
 #define STEP_S       10.0 /* one command to sanlock that nobody waits for */
 #define PATH_MAX_LEN 1023 /* sanlock's, without the NUL */
+#define HOSTS_4K     250  /* in 1 MiB */
 #define HUP_WAIT_S   2    /* for sanlock to notice that a process is gone */
 #define HUP_POLL_US  (10 * 1000)
 
@@ -59,6 +60,12 @@ check_settings(const VlSettings *settings, GError **error)
                      long_path ? "as long as this" : "with a space in it");
     else if (!settings->sanlock_host_id)
         vl_set_error(error, VL_ERR_CONFIG, "sanlock_dir needs sanlock_host_id: a number that no other host has");
+    else if (settings->sanlock_sector_size && settings->sanlock_sector_size != 512 &&
+             settings->sanlock_sector_size != 4096)
+        vl_set_error(error, VL_ERR_CONFIG, "sanlock_sector_size must be 0, 512 or 4096");
+    else if (settings->sanlock_sector_size == 4096 && settings->sanlock_num_hosts > HOSTS_4K)
+        vl_set_error(error, VL_ERR_CONFIG, "sanlock_num_hosts: sectors of 4096 bytes leave room for %d hosts",
+                     HOSTS_4K);
     else if (settings->sanlock_host_id > settings->sanlock_num_hosts)
         vl_set_error(error, VL_ERR_CONFIG, "sanlock_host_id %u is larger than sanlock_num_hosts %u",
                      settings->sanlock_host_id, settings->sanlock_num_hosts);
@@ -607,6 +614,7 @@ const VlBackendOps vl_backend_sanlock = {
     .volume_free = san_volume_free,
     .lease_clear = san_lease_clear,
     .enrol = san_enrol,
+    .slow = TRUE,
     .take = san_take,
     .hold = san_hold,
     .depart = vl_sanlock_depart,

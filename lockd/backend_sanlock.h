@@ -77,7 +77,8 @@ gboolean vl_sanlock_had_leases(VlSanlock *sanlock, const VlVm *vm);
 void vl_sanlock_forget_versions(VlSanlock *sanlock, VlVm *vm);
 
 /* ---- sanlock_loss.c ---- */
-/* What a VM that had leases and is not registered any more gets: the action for a lost lease, once. Blocks. */
+/* What a VM that had leases and is not registered any more gets: the action for a lost lease, once.
+ * In the background: libvirt calls us back meanwhile. */
 void vl_sanlock_unprotected(VlDaemon *daemon, VlVm *vm, const char *reason);
 /* VlSpaceLostFunc; opaque is the VlSanlock. */
 void vl_sanlock_lost(const char *reason, gpointer opaque);

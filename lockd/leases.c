@@ -30,6 +30,22 @@ to_give_back(GPtrArray *leases)
     return rest;
 }
 
+/* Verdicts on all volumes first, then slow harmless backends, then claims and fences (design section 3): who refuses
+ * for sure must not have the user wait for another backend's dead owner first. */
+static gboolean
+ask_each(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
+{
+    gboolean slow = FALSE;
+    for (guint i = 0; i < leases->len; i++)
+        slow = slow || vl_backend_of(((VlLease *)leases->pdata[i])->volume)->slow;
+    for (guint b = 0; vl_backends[b] && slow; b++) {
+        g_autoptr(GPtrArray) share = vl_backend_share(vl_backends[b], leases, VL_LEASE_STATE_COUNT);
+        if (share->len && vl_backends[b]->ask && !vl_backends[b]->ask(daemon, vm, share, wait_s, call, error))
+            return FALSE;
+    }
+    return TRUE;
+}
+
 static gboolean
 take_each(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
 {
@@ -49,7 +65,8 @@ vl_take_all(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
     if (!leases->len)
         return TRUE;
     VL_FAULT("before-take");
-    if (vl_journal_write(daemon->journal, vm, error) && take_each(daemon, vm, leases, wait_s, call, error)) {
+    if (vl_journal_write(daemon->journal, vm, error) && ask_each(daemon, vm, leases, wait_s, call, error) &&
+        take_each(daemon, vm, leases, wait_s, call, error)) {
         VL_FAULT("after-take");
         return TRUE;
     }

@@ -2,6 +2,7 @@
 #include "lockd/sanlock_call.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -189,6 +190,16 @@ vl_sanlock_call(const VlSanlockOp *op, gpointer data, guint64 target, const char
     op->free(data);
     g_free(call);
     return FALSE;
+}
+
+int
+vl_sanlock_why_not_open(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    close(fd);
+    return -EACCES;
 }
 
 guint

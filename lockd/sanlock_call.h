@@ -34,6 +34,10 @@ gboolean vl_sanlock_call(const VlSanlockOp *op, gpointer data, guint64 target, c
 /* Calls left behind that have not come back yet. */
 guint vl_sanlock_hung(void);
 
+/* For a call that answers -ENODEV whatever keeps the daemon from opening the file: the errno we get ourselves, or
+ * -EACCES if we could open it. */
+int vl_sanlock_why_not_open(const char *path);
+
 /* "/run/sanlock/sanlock.sock", or where SANLOCK_RUN_DIR says. */
 const char *vl_sanlock_socket(void);
 /* A connection that says nothing: it ends when the daemon does. -1: nobody listens. */

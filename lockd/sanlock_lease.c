@@ -138,8 +138,7 @@ owners_run(gpointer data)
 {
     Ask *ask = data;
     int rc = sanlock_read_resource_owners(&ask->lease.resource, 0, &ask->owners, &ask->count);
-    /* sanlock says so whatever keeps it from opening the file */
-    return rc == -ENODEV && access(ask->lease.disk.path, F_OK) < 0 ? -errno : rc;
+    return rc == -ENODEV ? vl_sanlock_why_not_open(ask->lease.disk.path) : rc;
 }
 
 static gboolean

@@ -33,13 +33,32 @@ has_leases(VlVm *vm)
     return any;
 }
 
+enum { STOPPING = 1, STOPPED = 2 };
+
+static void
+stop_job(VlDaemon *daemon, gpointer data)
+{
+    VlVm *vm = data;
+    (void)vl_action_stop(daemon, vm);
+    g_atomic_int_set(&vm->sanlock_lost, STOPPED);
+}
+
 void
 vl_sanlock_unprotected(VlDaemon *daemon, VlVm *vm, const char *reason)
 {
-    if (!g_atomic_int_compare_and_exchange(&vm->sanlock_lost, 0, 1))
+    if (!g_atomic_int_compare_and_exchange(&vm->sanlock_lost, 0, STOPPING))
         return;
     g_warning("VM %s: its leases are LOST: %s", vm->name, reason);
-    (void)vl_action_stop(daemon, vm);
+    vl_daemon_run(daemon, stop_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
+}
+
+static void
+wait_stopped(VlVm *vm)
+{
+    gint64 until = g_get_monotonic_time() + (gint64)(STOP_S * G_USEC_PER_SEC);
+    while (g_atomic_int_get(&vm->sanlock_lost) != STOPPED && !g_atomic_int_get(&vm->exited) &&
+           g_get_monotonic_time() < until)
+        g_usleep(POLL_US);
 }
 
 typedef struct {
@@ -91,6 +110,7 @@ loss_job(VlDaemon *daemon, gpointer data)
     /* Being adopted, its leases have no state yet and its operation lock is taken. */
     if (lost && vm->adopting) {
         vl_sanlock_unprotected(daemon, vm, loss->reason);
+        wait_stopped(vm);
     } else if (lost) {
         g_mutex_lock(&vm->op);
         lose_all(daemon, vm, loss->reason);

@@ -8,7 +8,6 @@
 #include <sanlock_admin.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "lockd/sanlock_call.h"
 
@@ -73,13 +72,9 @@ read_run(gpointer data)
 {
     Ask *ask = data;
     guint32 io_timeout;
-    struct stat st;
     ask->space.host_id = 1;
     int rc = sanlock_read_lockspace(&ask->space, 0, &io_timeout);
-    /* sanlock says so whatever keeps it from opening the file; -ENOENT would let us make it */
-    if (rc == -ENODEV && stat(ask->space.host_id_disk.path, &st) < 0)
-        rc = -errno;
-    return rc;
+    return rc == -ENODEV ? vl_sanlock_why_not_open(ask->space.host_id_disk.path) : rc;
 }
 
 gboolean

@@ -346,6 +346,26 @@ take_rounds(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const V
     }
 }
 
+gboolean
+vl_take_ask_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
+{
+    VlPatience patience = {.wait_s = wait_s, .began = vl_clock_now(), .call = call};
+    g_autoptr(GPtrArray) takes = takes_for(leases);
+    g_autoptr(GError) local = NULL;
+    if (!vl_take_announce(daemon, vm, leases, call, error))
+        return FALSE;
+    if (!vl_take_look(takes, VL_LOOK_RECORD, vl_call_within(call, STEP_S), &local))
+        return TRUE; /* take() will say what is wrong if it still is */
+    for (guint i = 0; i < takes->len; i++) {
+        VlTake *take = takes->pdata[i];
+        take->step = vl_rules_take(take->record, &vm->who, take->lease->shared, take->blockers);
+    }
+    if (vl_judge_blockers(daemon, takes, &patience, &local) || worth_another_round(local))
+        return TRUE;
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+}
+
 char *
 vl_take_index_text(const VlVm *vm, const VlVolume *volume)
 {

@@ -35,6 +35,10 @@ gboolean vl_take_look(GPtrArray *takes, guint what, gint64 deadline, GError **er
 gboolean vl_take_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call,
                          GError **error);
 
+/* VlBackendOps.ask: verdicts on whoever holds them. */
+gboolean vl_take_ask_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call,
+                             GError **error);
+
 /* Writes `next[i]` over what is known to be stored for `leases[i]`, lowest volume key first and alone, so that of
  * two who want the same volumes exactly one gets through; then the rest at once. On success the leases
  * know their new record. CHANGED when somebody was faster; then nothing is certain but leases

@@ -48,7 +48,7 @@ struct VlVm {
     gboolean enrolling;     /* its child is registering with sanlock and will ask once more */
     GArray *sanlock;        /* of int: QEMU's descriptors that are registered with sanlock; NULL: not known */
     char *sanlock_error;
-    gint sanlock_lost;  /* atomic: it has been stopped because sanlock does not know it any more */
+    gint sanlock_lost;  /* atomic: it is being (1) or has been (2) stopped because sanlock does not know it any more */
     gint sanlock_going; /* atomic: a job waits for QEMU to let go of its images (sanlock_move.c) */
     char *next_token; /* of a resume that is not done: some records may have it, but libvirt was never told; or NULL */
 };

@@ -81,6 +81,9 @@ assert_same(const VlSettings *a, const VlSettings *b)
     g_assert_cmpuint(a->restart_grace, ==, b->restart_grace);
     g_assert_cmpuint(a->audit_interval, ==, b->audit_interval);
     g_assert_cmpint(a->on_lease_lost, ==, b->on_lease_lost);
+    g_assert_cmpuint(a->sanlock_io_timeout, ==, b->sanlock_io_timeout);
+    g_assert_cmpuint(a->sanlock_num_hosts, ==, b->sanlock_num_hosts);
+    g_assert_cmpuint(a->sanlock_sector_size, ==, b->sanlock_sector_size);
     g_assert_cmpint(a->debug, ==, b->debug);
 }
 
@@ -119,6 +122,12 @@ test_example_uncommented(void)
     g_assert_nonnull(settings->ceph_conf);
     g_assert_cmpuint(g_strv_length(settings->volumes), ==, 3);
     g_assert_nonnull(settings->local_dir);
+    g_assert_nonnull(settings->sanlock_dir);
+    g_assert_nonnull(settings->sanlock_user);
+    g_assert_nonnull(settings->sanlock_group);
+    g_assert_nonnull(settings->sanlock_lockspace);
+    g_assert_nonnull(settings->sanlock_killpath);
+    g_assert_cmpuint(settings->sanlock_host_id, ==, 1);
 }
 
 static void

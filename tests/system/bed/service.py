@@ -22,6 +22,15 @@ def tail(path, lines=LOG_TAIL_LINES):
         return f"({e})"
 
 
+def threads(pid):
+    """A killed process is a zombie as soon as its first thread is dead; its files and locks stay until the last one is, which may be in
+    the middle of disk I/O."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 class Service:
     """One daemon of one machine. A pid belongs to one boot: after power loss the service is simply not running."""
 
@@ -54,7 +63,7 @@ class Service:
     def kill(self):
         if self.alive():
             kill_process(self.pid, self.started)
-            wait_until(lambda: not self.alive(), STOP_TIMEOUT_S, f"{self.name} of {self.machine.name} dies")
+            wait_until(lambda: not self.alive() and threads(self.pid) <= 1, STOP_TIMEOUT_S, f"{self.name} of {self.machine.name} dies")
 
     def freeze(self):
         self._signal(signal.SIGSTOP)
