@@ -152,11 +152,16 @@ def hosts(host_a, host_b):
 
 @pytest.fixture
 def sanlock_host(new_host, cluster, lease_directory):
-    """sanlock_host(wait=True, conf={}, **setup): a host with virtlease that guards files and block devices by sanlock."""
-    def make(wait=True, conf=None, **setup):
+    """sanlock_host(wait=True, conf={}, **setup): a host with virtlease that guards files and block devices by sanlock. start_daemon=False:
+    neither virtleased nor libvirtd runs yet."""
+    def make(wait=True, conf=None, start_daemon=True, **setup):
         setup = {"sanlock": True, "own_locks": True, "plugin_conf": {"timeout": leasing.PLUGIN_TIMEOUT_S}, **setup}
         host = new_host(cluster, start=False, **setup)
         host.daemon_conf.update(leasing.settings(lease_directory.path, host.number, **(conf or {})))
+        if not start_daemon:
+            host.reboot()
+            host.sanlock.start()
+            return host
         host.start()
         if wait:
             leasing.wait_state(host)
