@@ -29,11 +29,15 @@ set_adopting(VlVm *vm, gboolean adopting)
 
 /* ---- leases of a running VM ---- */
 
+/* Leases without a record are let go of when they are dropped, so those that we have stay. */
 static void
-drop_all_leases(VlVm *vm)
+drop_leases(VlVm *vm)
 {
-    while (vm->leases->len)
-        vl_vm_drop_lease(vm, vm->leases->pdata[0]);
+    for (guint i = vm->leases->len; i > 0; i--) {
+        VlLease *lease = vm->leases->pdata[i - 1];
+        if (lease->volume->place || !vl_lease_is_ours(lease))
+            vl_vm_drop_lease(vm, lease);
+    }
 }
 
 /* The token that libvirt may have in its state string lives in the record. */
@@ -92,17 +96,32 @@ restore_states(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
         vl_park_all(daemon, vm);
     else if (held)
         vl_vm_set_running(vm, TRUE);
-    return (fresh && !domain->paused) || (plain && !stopped);
+    return (fresh && !domain->paused) || ((plain || !vm->leases->len) && !stopped);
+}
+
+/* Leases without a record come first, and whatever becomes of the others: the storage of those may be away for long. */
+static gboolean
+take_plain(VlDaemon *daemon, VlVm *vm, GPtrArray *fresh, const VlCall *call, GError **error)
+{
+    g_autoptr(GPtrArray) plain = g_ptr_array_new();
+    for (guint i = fresh->len; i > 0; i--) {
+        VlLease *lease = fresh->pdata[i - 1];
+        lease->open_already = TRUE;
+        if (!lease->volume->place)
+            g_ptr_array_add(plain, g_ptr_array_remove_index(fresh, i - 1));
+    }
+    return vl_take_all(daemon, vm, plain, daemon->settings->takeover_wait, call, error);
 }
 
 static gboolean
 adopt_leases(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *call, GError **error)
 {
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
-    if (!vl_disks_add(daemon, vm, domain, call, fresh, error))
+    gboolean known = vl_disks_add(daemon, vm, domain, call, fresh, error);
+    if (!take_plain(daemon, vm, fresh, call, known ? error : NULL) || !known) {
+        drop_leases(vm);
         return FALSE;
-    for (guint i = 0; i < fresh->len; i++)
-        ((VlLease *)fresh->pdata[i])->open_already = TRUE;
+    }
     if (!take_adopted(daemon, vm, domain, fresh, call, error))
         return FALSE;
     keep_token(vm);
@@ -145,7 +164,7 @@ adopt_job(VlDaemon *daemon, gpointer data)
         gboolean again = !ok && (code == VL_ERR_STORAGE || code == VL_ERR_TIMEOUT || code == VL_ERR_CHANGED ||
                                  code == VL_ERR_NO_ADDRESS || code == VL_ERR_UNKNOWN_OWNER);
         if (again && !g_atomic_int_get(&vm->exited))
-            drop_all_leases(vm);
+            drop_leases(vm);
         g_mutex_unlock(&vm->op);
         index_adopted(daemon, first, ok);
         if (ok)

@@ -13,9 +13,11 @@
 
 #include "lockd/error.h"
 #include "lockd/jsonout.h"
+#include "lockd/procinfo.h"
 
 #define POLL_US (20 * 1000)
 #define DYING_S 10.0 /* for the lock of a process that is gone */
+#define ADOPT_S 40.0 /* for the first attempt on every VM that ran before us (adopt.c) */
 
 /* ---- identity ---- */
 
@@ -75,15 +77,23 @@ local_lease_clear(VlLease *lease)
 /* ---- start ---- */
 
 static gboolean
+make_directory(const char *dir, GError **error)
+{
+    if (g_mkdir_with_parents(dir, 0700) == 0)
+        return TRUE;
+    vl_set_error(error, VL_ERR_CONFIG, "%s, the directory of local lock files, cannot be created: %s", dir,
+                 g_strerror(errno));
+    return FALSE;
+}
+
+static gboolean
 local_start(VlDaemon *daemon, gpointer *ret_state, GError **error)
 {
     g_autofree char *dir = daemon->settings->local_dir ? g_strdup(daemon->settings->local_dir)
                                                        : g_build_filename(daemon->settings->state_dir, "local", NULL);
-    if (g_mkdir_with_parents(dir, 0700) < 0) {
-        vl_set_error(error, VL_ERR_CONFIG, "%s, the directory of local lock files, cannot be created: %s", dir,
-                     g_strerror(errno));
+    if (!make_directory(dir, error))
         return FALSE;
-    }
+    vl_lockfile_sweep(dir, daemon->host->boot);
     *ret_state = g_steal_pointer(&dir);
     return TRUE;
 }
@@ -96,15 +106,60 @@ directory(const VlDaemon *daemon)
 
 /* ---- leases ---- */
 
+/* Whoever removes a lock file under a running VM must not let the next one in: what is in the table counts too. */
+static gboolean
+no_rival(VlDaemon *daemon, const VlVm *vm, const VlLease *lease, GError **error)
+{
+    g_autoptr(VlVm) rival = vl_vms_find_rival(daemon->vms, vm, lease->volume->key, lease->shared);
+    if (!rival)
+        return TRUE;
+    gboolean dying = g_atomic_int_get(&rival->exited) || (rival->pidfd >= 0 && vl_proc_exited(rival->pidfd));
+    vl_set_error(error, dying ? VL_ERR_CHANGED : VL_ERR_HELD,
+                 "%s is in use: leased by VM '%s' on this host, process %" G_GINT64_FORMAT
+                 ", whose lock file somebody removed. Stop that VM first",
+                 lease->volume->display, rival->name, rival->who.pid);
+    return FALSE;
+}
+
+static VlLockfile *
+take_once(VlDaemon *daemon, VlVm *vm, const VlLease *lease, const char *name, const VlCall *call, GError **error)
+{
+    VlLockfileHolder holder = {&vm->who, vm->name, lease->volume->display, lease->shared};
+    VlLockfile *file = vl_lockfile_take(directory(daemon), name, &holder, call, error);
+    if (file && !no_rival(daemon, vm, lease, error))
+        g_clear_pointer(&file, vl_lockfile_free);
+    return file;
+}
+
+/* A VM that ran before this daemon has its volumes whether or not a lock file says so. */
+static gboolean
+wait_for_adoption(VlDaemon *daemon, const VlVm *vm, const VlLease *lease, const VlCall *call, GError **error)
+{
+    gint64 until = vl_call_within(call, ADOPT_S);
+    while (!vm->adopting && g_atomic_int_get(&daemon->adopting) > 0) {
+        if (!vl_call_check(call, "waiting until the leases of the VMs that run are known", error))
+            return FALSE;
+        if (vl_clock_now() >= until) {
+            vl_set_error(error, VL_ERR_STORAGE,
+                         "%s: virtleased has just started and still looks at what the running VMs use; try again",
+                         lease->volume->display);
+            return FALSE;
+        }
+        vl_clock_sleep_until(vl_clock_now() + POLL_US, call);
+    }
+    return TRUE;
+}
+
 VlLockfile *
 vl_local_take(VlDaemon *daemon, VlVm *vm, const VlLease *lease, const VlFileId *id, const VlCall *call, GError **error)
 {
-    VlLockfileHolder holder = {&vm->who, vm->name, lease->volume->display, lease->shared};
     g_autofree char *name = file_name(id);
+    if (!wait_for_adoption(daemon, vm, lease, call, error))
+        return NULL;
     gint64 until = vl_call_within(call, DYING_S);
     for (;;) {
         g_autoptr(GError) local = NULL;
-        VlLockfile *file = vl_lockfile_take(directory(daemon), name, &holder, call, &local);
+        VlLockfile *file = take_once(daemon, vm, lease, name, call, &local);
         if (file)
             return file;
         if (vl_error_code(local) != VL_ERR_CHANGED || vl_clock_now() >= until ||
@@ -160,7 +215,9 @@ local_audit(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
         g_autoptr(GError) error = NULL;
         if (lease->priv && vl_lockfile_in_place(lease->priv))
             continue;
-        VlLockfile *again = vl_local_take(daemon, vm, lease, lease->volume->priv, &call, &error);
+        VlLockfile *again = make_directory(directory(daemon), &error)
+                                ? vl_local_take(daemon, vm, lease, lease->volume->priv, &call, &error)
+                                : NULL;
         g_warning("VM %s: the lock file of %s was removed by somebody%s%s", vm->name, lease->volume->display,
                   again ? "; made anew" : ": ", again ? "" : error->message);
         if (again) {

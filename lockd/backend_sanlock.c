@@ -394,6 +394,7 @@ san_hold(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const
         if (!take_again(sanlock, vm, lease, call, error))
             return FALSE;
     }
+    vl_sanlock_note_locks(leases);
     return held && (!again || (vl_sanlock_verify(sanlock, vm, leases, vl_call_within(call, STEP_S), error) &&
                                vl_sanlock_save_versions(sanlock, vm, error)));
 }

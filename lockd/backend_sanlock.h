@@ -70,6 +70,8 @@ gboolean vl_sanlock_begin_incoming(VlDaemon *daemon, VlVm *vm, GPtrArray *leases
 gboolean vl_sanlock_finish_incoming(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *state,
                                     const VlCall *call, GError **error);
 void vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state);
+/* Whether QEMU shows locks on its images: only of one that did can it be seen when it has let go. */
+void vl_sanlock_note_locks(const GPtrArray *leases);
 /* Writes down the versions of all its leases; reads those of one back in a later life of ours (FALSE: it had none). */
 gboolean vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error);
 gboolean vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "lockd/disks.h"
 
+#include <string.h>
+
 #include "lockd/backend.h"
 #include "lockd/error.h"
 
@@ -71,12 +73,13 @@ reads_only(const Resolve *resolve)
     return resolve->disk->readonly || resolve->spec.snapshot;
 }
 
-/* Said once per VM and disk: a rescan meets the same disk again and again. */
+/* Said once per VM and disk: a rescan meets the same disk again and again, and libvirt names it without its target. */
 static void
 note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
 {
     static GMutex lock;
     static GHashTable *said;
+    g_autofree char *key = g_strconcat(vm->who.uuid, " ", name, NULL);
     g_autofree char *line =
         g_strdup_printf("VM %s: disk %s (%s) gets no lease: %s", vm->name, disk->target ? disk->target : "?", name,
                         disk->spec.kind == VL_VOLUME_OTHER ? "virtlease does not manage its kind of storage"
@@ -84,7 +87,7 @@ note_unmanaged(const VlVm *vm, const VlDisk *disk, const char *name)
     g_mutex_lock(&lock);
     if (!said)
         said = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-    gboolean first = g_hash_table_add(said, g_strdup(line));
+    gboolean first = g_hash_table_add(said, g_steal_pointer(&key));
     g_mutex_unlock(&lock);
     if (first)
         g_message("%s", line);
@@ -128,24 +131,39 @@ check_krbd(Resolve *resolve)
         spec->path, key, resolve->volume->display, resolve->volume->key);
 }
 
+/* A thread for each image but one; a file is one stat(), which costs less than its thread. */
 static void
 resolve_all(GPtrArray *resolves)
 {
     g_autoptr(GPtrArray) threads = g_ptr_array_new();
-    for (guint i = 1; i < resolves->len; i++)
-        g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolves->pdata[i]));
-    if (resolves->len)
-        resolve_run(resolves->pdata[0]);
+    Resolve *mine = NULL;
+    for (guint i = 0; i < resolves->len; i++) {
+        Resolve *resolve = resolves->pdata[i];
+        if (resolve->spec.kind != VL_VOLUME_RBD)
+            continue;
+        if (mine)
+            g_ptr_array_add(threads, g_thread_new("resolve", resolve_run, resolve));
+        else
+            mine = resolve;
+    }
+    if (mine)
+        resolve_run(mine);
+    for (guint i = 0; i < resolves->len; i++)
+        if (((Resolve *)resolves->pdata[i])->spec.kind != VL_VOLUME_RBD)
+            resolve_run(resolves->pdata[i]);
     for (guint i = 0; i < threads->len; i++)
         g_thread_join(threads->pdata[i]);
 }
 
+/* A path counts as libvirt wrote it, too: a symlink that leads elsewhere by now, or nowhere, changes nothing for the
+ * QEMU that went through it. */
 static gboolean
 known_already(VlVm *vm, const VlDisk *disk)
 {
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
-        if (!vl_volume_spec_equal(&lease->spec, &disk->spec))
+        gboolean spelled = disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(lease->spelled, disk->spec.path) == 0;
+        if (!spelled && !vl_volume_spec_equal(&lease->spec, &disk->spec))
             continue;
         lease->seen = TRUE;
         lease->device = lease->device && disk->device;
@@ -162,11 +180,35 @@ add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
     if (!lease) {
         lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
         lease->device = resolve->disk->device;
+        lease->spelled = resolve->disk->spec.kind == VL_VOLUME_FILE ? g_strdup(resolve->disk->spec.path) : NULL;
         vl_vm_add_lease(vm, lease);
         g_ptr_array_add(ret_new, lease);
     }
     lease->seen = TRUE;
     lease->device = lease->device && resolve->disk->device;
+}
+
+gboolean
+vl_disk_is_volume_at(const VlDisk *disk, const char *path)
+{
+    const char *volume = disk->spec.kind == VL_VOLUME_OTHER && g_str_has_prefix(disk->spec.path, "volume:")
+                             ? strchr(disk->spec.path, '/')
+                             : NULL;
+    return path && volume && volume[1] && g_str_has_suffix(path, volume);
+}
+
+static gboolean
+is_named(const VlVm *vm, const VlDomain *domain, const VlDisk *disk)
+{
+    for (guint i = 0; domain->named && i < domain->named->len; i++) {
+        const VlDisk *named = domain->named->pdata[i];
+        if (named->spec.kind == VL_VOLUME_FILE && vl_disk_is_volume_at(disk, named->spec.path))
+            return TRUE;
+    }
+    for (guint i = 0; i < vm->leases->len; i++)
+        if (vl_disk_is_volume_at(disk, ((VlLease *)vm->leases->pdata[i])->spelled))
+            return TRUE;
+    return FALSE;
 }
 
 gboolean
@@ -176,22 +218,24 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
     gint64 deadline = vl_call_within(call, RESOLVE_S);
     for (guint i = 0; i < domain->disks->len; i++) {
         const VlDisk *disk = domain->disks->pdata[i];
-        Resolve *resolve = known_already(vm, disk) ? NULL : resolve_new(daemon, vm, disk, deadline);
-        if (resolve)
-            g_ptr_array_add(resolves, resolve);
+        if (!known_already(vm, disk) && !is_named(vm, domain, disk))
+            g_ptr_array_add(resolves, resolve_new(daemon, vm, disk, deadline));
     }
     resolve_all(resolves);
+    gboolean ok = TRUE;
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
         check_krbd(resolve);
-        if (resolve->error && !reads_only(resolve)) {
+        if (ok && resolve->error && !reads_only(resolve)) {
             g_autofree char *name = vl_volume_display(&resolve->disk->spec);
-            g_propagate_prefixed_error(error, g_steal_pointer(&resolve->error),
+            g_propagate_prefixed_error(error, g_error_copy(resolve->error),
                                        "disk %s (%s) of VM '%s': ", resolve->disk->target ? resolve->disk->target : "?",
                                        name, vm->name);
-            return FALSE;
+            ok = FALSE;
         }
     }
+    if (!ok && !vm->adopting) /* one that runs already is protected as far as that is possible */
+        return FALSE;
     for (guint i = 0; i < resolves->len; i++) {
         Resolve *resolve = resolves->pdata[i];
         if (!resolve->volume && !resolve->error && !reads_only(resolve)) {
@@ -207,5 +251,5 @@ vl_disks_add(VlDaemon *daemon, VlVm *vm, const VlDomain *domain, const VlCall *c
         else
             add_lease(vm, resolve, ret_new);
     }
-    return TRUE;
+    return ok;
 }

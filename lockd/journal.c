@@ -7,11 +7,14 @@
 #include <json-glib/json-glib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "lockd/error.h"
 
-#define BOOTS_MAX 32
+#define BOOTS_MAX    32
+#define LOCK_TRIES   50
+#define LOCK_POLL_US (20 * 1000)
 
 struct VlJournal {
     char *dir;
@@ -119,8 +122,12 @@ journal_lock(VlJournal *journal, GError **error)
     journal->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (journal->lock_fd < 0)
         return fail(error, path, "cannot be opened", NULL);
-    if (flock(journal->lock_fd, LOCK_EX | LOCK_NB) == 0)
-        return TRUE;
+    /* A predecessor that was just killed has the file open until the last of its threads is gone. */
+    for (guint i = 0; i < LOCK_TRIES; i++) {
+        if (flock(journal->lock_fd, LOCK_EX | LOCK_NB) == 0)
+            return TRUE;
+        g_usleep(LOCK_POLL_US);
+    }
     vl_set_error(error, VL_ERR_JOURNAL, "%s: another virtleased is running with this state directory", path);
     return FALSE;
 }
@@ -224,12 +231,41 @@ vm_json(const VlVm *vm)
     return builder;
 }
 
+/* A VM whose leases all end with this boot leaves nothing that somebody must know of after a power loss: the entry is
+ * for a daemon that is restarted, and that reads what the kernel has. */
+static gboolean
+outlives_boot(const VlVm *vm)
+{
+    for (guint i = 0; i < vm->leases->len; i++)
+        if (((VlLease *)vm->leases->pdata[i])->volume->place)
+            return TRUE;
+    return FALSE;
+}
+
+static gboolean
+write_unsynced(const char *path, JsonBuilder *builder, GError **error)
+{
+    g_autoptr(JsonNode) root = json_builder_get_root(builder);
+    g_autofree char *text = json_to_string(root, TRUE);
+    g_autofree char *fresh = g_strconcat(path, ".new", NULL);
+    gsize len = strlen(text);
+    int fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return fail(error, fresh, "cannot be written", NULL);
+    errno = ENOSPC; /* unless write() knows better */
+    gboolean ok = write(fd, text, len) == (ssize_t)len && g_rename(fresh, path) == 0;
+    if (!ok)
+        fail(error, path, "cannot be written", NULL);
+    close(fd);
+    return ok;
+}
+
 gboolean
 vl_journal_write(VlJournal *journal, VlVm *vm, GError **error)
 {
     g_autofree char *path = vm_path(journal, &vm->who);
     g_autoptr(JsonBuilder) builder = vm_json(vm);
-    return write_json(path, builder, error);
+    return outlives_boot(vm) ? write_json(path, builder, error) : write_unsynced(path, builder, error);
 }
 
 gboolean
@@ -330,6 +366,11 @@ vl_journal_read(VlJournal *journal)
         VlJournalVm *vm = NULL;
         if (!g_str_has_suffix(name, ".json"))
             continue;
+        struct stat st;
+        if (g_stat(path, &st) == 0 && st.st_size == 0) { /* a power loss came before it was on disk, see above */
+            (void)g_unlink(path);
+            continue;
+        }
         if (json_parser_load_from_file(parser, path, NULL) && json_parser_get_root(parser) &&
             JSON_NODE_HOLDS_OBJECT(json_parser_get_root(parser)))
             vm = read_vm(json_node_get_object(json_parser_get_root(parser)));

@@ -107,7 +107,9 @@ read_entry(GKeyFile *keys, const char *group)
     entry->vm = g_key_file_get_string(keys, group, "vm", NULL);
     entry->shared = g_key_file_get_boolean(keys, group, "shared", NULL);
     entry->since = g_key_file_get_int64(keys, group, "since", NULL);
-    if (entry->who.uuid && entry->who.boot && entry->who.pid > 0 && entry->vm)
+    if (!entry->vm)
+        entry->vm = g_strdup("?");
+    if (entry->who.uuid && entry->who.boot && entry->who.pid > 0)
         return entry;
     entry_free(entry);
     return NULL;
@@ -197,14 +199,19 @@ refuse(const VlLockfileEntry *entry, const char *path, const VlLockfileHolder *h
 static void
 put_entry(GPtrArray *living, const VlLockfileHolder *holder)
 {
-    for (guint i = living->len; i > 0; i--)
-        if (vl_incarnation_equal(&((VlLockfileEntry *)living->pdata[i - 1])->who, holder->who))
-            g_ptr_array_remove_index(living, i - 1);
+    gint64 since = g_get_real_time() / G_USEC_PER_SEC;
+    for (guint i = living->len; i > 0; i--) {
+        const VlLockfileEntry *old = living->pdata[i - 1];
+        if (!vl_incarnation_equal(&old->who, holder->who))
+            continue;
+        since = old->since; /* a restarted virtleased takes again what the VM has had all the time */
+        g_ptr_array_remove_index(living, i - 1);
+    }
     VlLockfileEntry *entry = g_new0(VlLockfileEntry, 1);
     vl_incarnation_copy(&entry->who, holder->who);
     entry->vm = g_strdup(holder->vm);
     entry->shared = holder->shared;
-    entry->since = g_get_real_time() / G_USEC_PER_SEC;
+    entry->since = since;
     g_ptr_array_add(living, entry);
 }
 
@@ -286,6 +293,34 @@ vl_lockfile_free(VlLockfile *file)
     g_free(file->path);
     vl_incarnation_clear(&file->who);
     g_free(file);
+}
+
+/* Nobody's: no holder lives, and no other process has the lease's byte. */
+static void
+sweep_file(const char *path, const char *boot)
+{
+    VlCall call = {.deadline = vl_deadline_in(0.1)};
+    int fd = open_guarded(path, 0, &call, NULL);
+    if (fd < 0)
+        return;
+    g_autoptr(GPtrArray) living = read_living(fd, boot);
+    if (!living->len && lock_byte(fd, F_WRLCK, LEASE_BYTE))
+        (void)unlink(path);
+    close(fd);
+}
+
+void
+vl_lockfile_sweep(const char *dir, const char *boot)
+{
+    GDir *entries = g_dir_open(dir, 0, NULL);
+    const char *name;
+    while (entries && (name = g_dir_read_name(entries))) {
+        g_autofree char *path = g_build_filename(dir, name, NULL);
+        if (g_str_has_suffix(name, ".lease"))
+            sweep_file(path, boot);
+    }
+    if (entries)
+        g_dir_close(entries);
 }
 
 /* ---- looking ---- */

@@ -34,6 +34,9 @@ gboolean vl_lockfile_in_place(const VlLockfile *file);
 /* Strikes the holder and lets go; the last one removes the file. NULL is fine. */
 void vl_lockfile_free(VlLockfile *file);
 
+/* At the start, before anything is taken: removes what VMs left in DIR that ended while no virtleased ran. */
+void vl_lockfile_sweep(const char *dir, const char *boot);
+
 /* The living holders written in DIR/NAME, of VlLockfileEntry; empty when there is no such file. */
 typedef struct {
     VlIncarnation who;

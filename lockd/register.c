@@ -156,6 +156,7 @@ register_leases(VlDaemon *daemon, VlVm *vm, const VlRequest *request, const VlCa
         return FALSE;
     g_autoptr(GPtrArray) fresh = g_ptr_array_new();
     VlDomain named = {.disks = request->disks}; /* <disk type='volume'> has its path here only */
+    domain->named = request->disks;
     if (!vl_disks_add(daemon, vm, domain, call, fresh, error) || !vl_disks_add(daemon, vm, &named, call, fresh, error))
         return FALSE;
     if (must_enrol(daemon, vm, request, ret_enrol))
@@ -292,7 +293,11 @@ gboolean
 vl_detached(VlDaemon *daemon, const VlRequest *request, VlCall *call, GError **error)
 {
     g_autoptr(VlVm) vm = vl_vms_find_uuid(daemon->vms, request->uuid);
-    if (vm && vm->who.pid == request->pid)
+    if (vm && vm->who.pid == request->pid) {
+        g_mutex_lock(&vm->op);
+        vl_rescan_released(vm, request->disks);
+        g_mutex_unlock(&vm->op);
         vl_rescan_later(daemon, vm);
+    }
     return TRUE; /* a hint: also given for things never acquired */
 }

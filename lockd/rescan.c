@@ -31,7 +31,9 @@ named_in(const GPtrArray *disks, const VlLease *lease)
     for (guint i = 0; i < disks->len; i++) {
         const VlDisk *disk = disks->pdata[i];
         struct vl_volume_spec spec = {0};
-        gboolean same = same_volume(&disk->spec, &lease->spec);
+        gboolean same = same_volume(&disk->spec, &lease->spec) ||
+                        (disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(disk->spec.path, lease->spelled) == 0) ||
+                        vl_disk_is_volume_at(disk, lease->spelled);
         if (!same && disk->spec.kind == VL_VOLUME_FILE &&
             vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
             same = same_volume(&spec, &lease->spec);
@@ -62,9 +64,9 @@ free_detached(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
     gboolean left = FALSE;
     for (guint i = vm->leases->len; i > 0; i--) {
         VlLease *lease = vm->leases->pdata[i - 1];
-        if (named(domain, lease) || may_be_arriving(lease) || !vl_lease_is_ours(lease))
+        if (named(domain, lease) || !vl_lease_is_ours(lease))
             continue;
-        if (!vl_backend_of(lease->volume)->closed(lease)) {
+        if (may_be_arriving(lease) || !vl_backend_of(lease->volume)->closed(lease)) {
             left = TRUE;
             continue;
         }
@@ -75,6 +77,16 @@ free_detached(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
             vl_vm_drop_lease(vm, lease);
     }
     return left;
+}
+
+void
+vl_rescan_released(VlVm *vm, const GPtrArray *disks)
+{
+    for (guint i = 0; i < vm->leases->len; i++) {
+        VlLease *lease = vm->leases->pdata[i];
+        if (named_in(disks, lease))
+            lease->seen = TRUE;
+    }
 }
 
 /* ---- attached ---- */

@@ -9,6 +9,10 @@
  * what is neither named there nor open any more. */
 void vl_rescan_later(VlDaemon *daemon, VlVm *vm);
 
+/* libvirt lets go of these: what it attached and could not use is not on its way into the XML any more. VM's operation
+ * lock held. */
+void vl_rescan_released(VlVm *vm, const GPtrArray *disks);
+
 /* Before a resume: is there now a lease for every disk that had none when it was attached? VM's operation lock held. */
 gboolean vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error);
 

@@ -21,6 +21,7 @@
 #define LOOK_S      5.0 /* one look at who owns a lease */
 #define RETRY_MS    100
 #define CLEANUP_MS  600 /* how long a cleanup may hold a lease that nobody uses (sanlock_clean.h) */
+#define HANDOVER_MS 20
 #define SAY_EVERY_S 10
 #define MAKE_TRIES  3
 #define OWN_GUARD_S 2 /* sanlock's own clock may have seen the owner's last sign later than ours */
@@ -439,7 +440,8 @@ answer(Try *try, int rc, GError **error)
         return vl_sanlock_file_make(vl_sanlock_space_conf(try->space), try->want->ref->name, try->call->deadline, NULL,
                                     error);
     if (is_passing(try, rc, code)) {
-        pause_ms(try, RETRY_MS / 2 + g_random_int_range(0, RETRY_MS));
+        /* A VM that is handed over stands still meanwhile. */
+        pause_ms(try, rc == SANLK_ACQUIRE_IDLIVE ? HANDOVER_MS : RETRY_MS / 2 + g_random_int_range(0, RETRY_MS));
         return TRUE;
     }
     if (rc == SANLK_ACQUIRE_IDLIVE || rc == SANLK_ACQUIRE_OWNED_RETRY)

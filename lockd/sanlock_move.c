@@ -17,7 +17,7 @@
 #include "lockd/error.h"
 
 #define STEP_S         10.0
-#define POLL_US        (50 * 1000)
+#define POLL_US        (10 * 1000)
 #define SLOW_POLL_US   (500 * 1000)
 #define SLOW_AFTER_S   10
 #define NO_LOCK_S      1   /* a QEMU that never showed a lock has let go so long after its CPUs stopped */
@@ -150,6 +150,17 @@ qemu_has(const VlVm *vm, const VlFileId *id)
     return open;
 }
 
+void
+vl_sanlock_note_locks(const GPtrArray *leases)
+{
+    for (guint i = 0; i < leases->len; i++) {
+        VlLease *lease = leases->pdata[i];
+        VlSanlockLease *own = vl_sanlock_lease_of(lease);
+        const VlSanlockVolume *volume = lease->volume->priv;
+        own->lock_seen = own->lock_seen || (volume->is_file && qemu_has(lease->vm, &volume->id) == OPEN_LOCKED);
+    }
+}
+
 /* QEMU does not write any more. One that never showed a lock (locking=off) is given a moment for its last writes. */
 static gboolean
 has_let_go(VlLease *lease, gint64 stopped)
@@ -249,6 +260,8 @@ void
 vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state)
 {
     const char *before = STATE_NAME;
+    /* Also asked right after its CPUs stopped, perhaps the last time that a migrating QEMU still shows its locks. */
+    vl_sanlock_note_locks(leases);
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
         const VlSanlockLease *own = lease->priv;

@@ -47,6 +47,7 @@ typedef struct {
     /* Of VlDisk: what stands below a disk in its <backingStore>s. It gets no lease of its own, but one it had as the
      * disk itself (before a snapshot) is kept: a block commit writes to it again. */
     GPtrArray *backing;
+    const GPtrArray *named; /* of VlDisk, borrowed: what libvirt named in its call; NULL: this is not about a call */
 } VlDomain;
 
 void vl_disk_free(VlDisk *disk);

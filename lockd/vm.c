@@ -184,6 +184,23 @@ find_lease(VlVm *vm, const char *volume_key)
     return NULL;
 }
 
+VlVm *
+vl_vms_find_rival(VlVms *vms, const VlVm *vm, const char *volume_key, gboolean shared)
+{
+    GHashTableIter iter;
+    gpointer other;
+    VlVm *rival = NULL;
+    vl_vms_lock(vms);
+    g_hash_table_iter_init(&iter, vms->by_uuid);
+    while (!rival && g_hash_table_iter_next(&iter, NULL, &other)) {
+        const VlLease *lease = other == vm ? NULL : find_lease(other, volume_key);
+        if (lease && (vl_lease_is_ours(lease) || lease->state == VL_LEASE_LOST) && !(shared && lease->shared))
+            rival = vl_vm_ref(other);
+    }
+    vl_vms_unlock(vms);
+    return rival;
+}
+
 VlLease *
 vl_vm_find_lease(VlVm *vm, const char *volume_key)
 {

@@ -73,6 +73,9 @@ VlVm *vl_vms_find_incarnation(VlVms *vms, const VlIncarnation *who);
 GPtrArray *vl_vms_all(VlVms *vms); /* of references */
 guint vl_vms_count_leases(VlVms *vms);
 
+/* Another VM whose lease on that volume stands in the way (of a shared one only what is not shared): a reference. */
+VlVm *vl_vms_find_rival(VlVms *vms, const VlVm *vm, const char *volume_key, gboolean shared);
+
 void vl_vm_add_lease(VlVm *vm, VlLease *lease);
 void vl_vm_drop_lease(VlVm *vm, VlLease *lease); /* frees it */
 VlLease *vl_vm_find_lease(VlVm *vm, const char *volume_key);

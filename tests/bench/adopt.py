@@ -11,7 +11,8 @@ import shutil
 import time
 
 import rbd
-from bed.wait import wait_until
+from bed.service import tail
+from bed.wait import Timeout, wait_until
 from heartbeat import create_images
 from place import note, summary
 from plugin import Driver, FakeVM, ManyQemus
@@ -35,12 +36,21 @@ def start_vms(host, driver, images):
             vm.describe()
             vm.hold()
             vm.write_status("running")
-    wait_until(lambda: leases(host) == wanted, TIMEOUT_S, "all VMs have their leases")
+    wait_leases(host, wanted)
     return wanted
 
 
 def leases(host):
     return {lease["vm"]: lease["state"] for lease in host.ctl("list")["leases"]}
+
+
+def wait_leases(host, wanted):
+    try:
+        wait_until(lambda: leases(host) == wanted, TIMEOUT_S, "all leases are as wanted", poll=POLL_S)
+    except Timeout as e:
+        now = leases(host)
+        wrong = {vm: now.get(vm) for vm, state in wanted.items() if now.get(vm) != state}
+        raise Timeout(f"{e}; {len(wrong)} are not: {dict(list(wrong.items())[:5])}\n{tail(host.virtleased.log)}") from e
 
 
 def restart(host, wanted, journal):
@@ -51,7 +61,7 @@ def restart(host, wanted, journal):
     began = time.monotonic()
     host.start_virtleased()
     answers = time.monotonic() - began
-    wait_until(lambda: leases(host) == wanted, TIMEOUT_S, "all leases are as they were", poll=POLL_S)
+    wait_leases(host, wanted)
     return {"answers": answers, "adopted": time.monotonic() - began}
 
 

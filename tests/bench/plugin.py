@@ -36,7 +36,7 @@ STATUS = """\
 """
 
 
-# libvirt writes some 10 KB about a VM of a few disks.
+# As long as a real one, more or less.
 OTHERS = "\n".join(f"      <controller type='pci' index='{i}' model='pcie-root-port'><model name='pcie-root-port'/><target chassis='{i}' "
                    f"port='0x{i:x}'/><alias name='pci.{i}'/><address type='pci' domain='0x0000' bus='0x00' slot='0x{i:02x}' function='0x0'/>"
                    "</controller>" for i in range(1, 41))
@@ -49,10 +49,10 @@ class CallFailed(RuntimeError):
 class Driver:
     """One vldriver on one host; as many VMs as wanted, one after another or each with its own."""
 
-    def __init__(self, host):
-        self.process = subprocess.Popen(host.enter(VLDRIVER, PLUGIN_DIR / "virtlease.so"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    def __init__(self, host, plugin=PLUGIN_DIR / "virtlease.so", conf="/etc/libvirt/qemu-virtlease.conf"):
+        self.process = subprocess.Popen(host.enter(VLDRIVER, plugin), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, bufsize=1, env=environment(), start_new_session=True)
-        self.ask("init", "/etc/libvirt/qemu-virtlease.conf")
+        self.ask("init", conf)
 
     def ask(self, *words):
         """-> (microseconds, {key: value})"""

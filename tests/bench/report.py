@@ -3,6 +3,7 @@
 
 CALL_AIM = 2.0          # park and resume of one disk: times one plain write
 DISKS_AIM = 1.5         # eight disks: times one disk
+LOCAL_AIM = 1.0         # start and pause with local leases: times the same with libvirt's lockd.so
 ADOPT_AIM_S = 2.0       # a thousand VMs
 DOWNTIME_AIM_MS = 10.0  # added to a migration's downtime
 BEAT_TOLERANCE = 1.1    # a renewal more or less falls into the window
@@ -48,6 +49,20 @@ def ratio(calls, many, one):
 
 def seconds(measured, key):
     return f"{measured[key]:.2f}" if key in measured else "–"
+
+
+FILE_CALLS = (("register", "Acquire in the child (the process registers)"), ("acquire", "Acquire before the CPUs first run"),
+              ("start", "both: one start"), ("release", "Release at pause"), ("resume", "Acquire at resume"), ("pair", "both: one pause"))
+
+
+def files_text(files):
+    rows = []
+    for disks in (1, 8):
+        for key, what in FILE_CALLS:
+            ours, lockd, sanlock = (files[f"{key} {name} {disks}"]["median"] for name in ("virtlease", "lockd", "sanlock"))
+            rows.append([f"{what}, {disks} disk{'s' if disks > 1 else ''}", f"{ours:.0f}", f"{lockd:.0f}", f"{sanlock:.0f}", f"{ours / lockd:.2f}",
+                         f"{ours / sanlock:.3f}"])
+    return table(["median, µs", "virtlease, local", "lockd.so", "sanlock.so", "local ÷ lockd.so", "local ÷ sanlock.so"], rows)
 
 
 def crash_text(crash):
@@ -112,7 +127,7 @@ def moves_added(moves):
     return moves["silent"]["with"]["median"] - moves["silent"]["without"]["median"]
 
 
-SHOWN = (("calls", "Calls", calls_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text),
+SHOWN = (("calls", "Calls", calls_text), ("files", "Files", files_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text),
          ("adopt", "Restart of virtleased", adopt_text), ("downtime", "Live migration", downtime_text))
 
 
@@ -137,6 +152,10 @@ def missed(result):
             times = calls[f"{key} 8"]["median"] / calls[f"{key} 1"]["median"]
             if times > DISKS_AIM:
                 found.append(f"{key} of 8 disks is {times:.2f} times 1 disk, aim {DISKS_AIM}")
+    for key in [f"{call} {{}} {disks}" for call in ("start", "pair") for disks in (1, 8)] if "files" in result else []:
+        times = result["files"][key.format("virtlease")]["median"] / result["files"][key.format("lockd")]["median"]
+        if times > LOCAL_AIM:
+            found.append(f"{key.format('local')} is {times:.2f} times lockd.so, aim {LOCAL_AIM}")
     if beat and beat["many"]["rates"]["writes"] > BEAT_TOLERANCE * beat["few"]["rates"]["writes"]:
         found.append("more leases, more renewals")
     if "downtime" in result and moves_added(result["downtime"]) > DOWNTIME_AIM_MS:

@@ -372,6 +372,8 @@ test_daemon_hangs(Rig *rig, gconstpointer unused)
     host_join(a);
     host_do(a, "vm v");
     host_do(a, "vm w");
+    assert_like(host_do(a, "take v /disk 10 0"), "ok*"); /* or its file would have to be made first */
+    assert_like(host_do(a, "drop v /disk"), "ok");
     host_daemon_kill(a, SIGSTOP);
     gint64 began = g_get_monotonic_time();
     assert_like(host_do(a, "take v /disk 1 0"), "error timeout *file:/disk:*");

@@ -176,6 +176,29 @@ def test_internal_snapshot_is_refused_by_libvirt(hosts, running):
     assert lease.states(a, running) == ["held"]
 
 
+class Qcow2Disk(Disk):
+    def xml(self, cluster, position=None):
+        return super().xml(cluster, position).replace("type='raw'", "type='qcow2'")
+
+
+def test_internal_snapshot_and_revert(hosts, vm, image, cluster):
+    """An image in qcow2 format on RBD can hold one, memory and all: the CPUs stop for it and go on, and so do those of a revert."""
+    a, b = hosts
+    spec = image()
+    cluster.images.remove(spec)     # qemu-img makes it itself
+    a.run("qemu-img", "create", "-q", "-f", "qcow2", f"rbd:{spec}:id=qemu:conf=/etc/ceph/ceph.conf:key={cluster.keys['client.qemu']}", "4M")
+    guest = vm([Qcow2Disk(spec)])
+    guest.start(a)
+    wait_until(lambda: lease.states(a, guest) == ["held"], 5, "it runs")
+    a.virsh("snapshot-create-as", guest.name, "s1")
+    assert lease.states(a, guest) == ["held"]
+    refused_on(b, guest)
+    a.virsh("snapshot-revert", guest.name, "s1", "--force")
+    wait_until(lambda: lease.states(a, guest) == ["held"], 10, "reverted and running")
+    refused_on(b, guest)
+    assert cluster.blocklist().keys().isdisjoint(cluster.images.watchers(spec))
+
+
 def test_monitor_stop_and_cont(hosts, running, cluster):
     """`cont` by hand is a resume that no lock manager is asked about: it runs PARKED, which still keeps everybody else out. The next
     suspend and resume put it right."""

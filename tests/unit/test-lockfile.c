@@ -117,8 +117,12 @@ test_outlives_the_daemon(Bed *bed, gconstpointer data)
     g_assert_cmpint(waitpid(daemon, &status, 0), ==, daemon);
     g_assert_cmpint(status, ==, 0);
     assert_refused(bed, &b, VL_ERR_HELD, "*leased by VM 'vm-a'*");
+    g_autoptr(GPtrArray) before = vl_lockfile_holders(bed->dir, NAME, "boot-a", NULL);
+    g_usleep(G_USEC_PER_SEC + G_USEC_PER_SEC / 10);
     VlLockfile *again = take(bed, &a, NULL);
     g_assert_nonnull(again);
+    g_autoptr(GPtrArray) after = vl_lockfile_holders(bed->dir, NAME, "boot-a", NULL);
+    g_assert_cmpint(((VlLockfileEntry *)after->pdata[0])->since, ==, ((VlLockfileEntry *)before->pdata[0])->since);
     vl_lockfile_free(again);
     vm_done(&a);
     vm_done(&b);
