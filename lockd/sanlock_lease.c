@@ -375,7 +375,10 @@ meet_owner(Try *try, int rc, GError **error)
     if (!owner && !ignored)
         return vl_call_check(try->call, try->want->what, error); /* it has just been released */
     gboolean known = id && vl_sanlock_space_host(try->space, id, &seen);
-    gboolean proven = known && seen.renewing && seen.changed > try->began;
+    /* Our daemon looks at the others each time it renews itself: what it saw last may have been written that much
+     * earlier. */
+    gint64 late = (VL_SANLOCK_RENEW_S((gint64)vl_sanlock_space_conf(try->space)->io_timeout) + 1) * G_USEC_PER_SEC;
+    gboolean proven = known && seen.renewing && seen.changed > try->began + late;
     if (!known || proven || try->want->wait_until < dead_at(&seen, vl_sanlock_space_conf(try->space))) {
         refuse_owner(try, rc, owner ? owner : "another host", &seen, error);
         return FALSE;

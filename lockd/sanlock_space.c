@@ -18,6 +18,7 @@
 #define RETRY_FIRST_MS   1000
 #define RETRY_MAX_MS     30000
 #define HEALTH_TIMEOUT_S 5.0
+#define NAMES_TIMEOUT_S  0.3
 #define FORMAT_TIMEOUT_S 60.0
 #define FORMATTING_S     10 /* how long a half-made lockspace file may be somebody's at work on it */
 
@@ -352,7 +353,7 @@ step_watch(VlSanlockSpace *space)
     int rc;
     gboolean with_names = space->ticks % (space->ticks < 2 * NAMES_TICKS ? 4 : NAMES_TICKS) == 0;
     space->ticks++;
-    if (!vl_space_call_hosts(space->conf, with_names, vl_deadline_in(HEALTH_TIMEOUT_S), &rc, &seen, &n, &error)) {
+    if (!vl_space_call_hosts(space->conf, vl_deadline_in(HEALTH_TIMEOUT_S), &rc, &seen, &n, &error)) {
         set_state(space, VL_SPACE_FAILING, error->message); /* hung or stopped: only the renewals count */
         judge_renewal(space);
         return TICK_MS;
@@ -363,6 +364,8 @@ step_watch(VlSanlockSpace *space)
         set_state(space, VL_SPACE_FORMATTING, "joining again");
         return 0;
     }
+    if (rc == 0 && with_names)
+        vl_space_call_names(space->conf, seen, n, vl_deadline_in(NAMES_TIMEOUT_S));
     if (rc == 0)
         note_hosts(space, seen, n);
     g_free(seen);

@@ -153,11 +153,13 @@ def hosts(host_a, host_b):
 @pytest.fixture
 def sanlock_host(new_host, cluster, lease_directory):
     """sanlock_host(wait=True, conf={}, **setup): a host with virtlease that guards files and block devices by sanlock. start_daemon=False:
-    neither virtleased nor libvirtd runs yet."""
-    def make(wait=True, conf=None, start_daemon=True, **setup):
+    neither virtleased nor libvirtd runs yet. own_leases=True: host.lease_storage.freeze() takes its lease directory away."""
+    def make(wait=True, conf=None, start_daemon=True, own_leases=False, **setup):
         setup = {"sanlock": True, "own_locks": True, "plugin_conf": {"timeout": leasing.PLUGIN_TIMEOUT_S}, **setup}
         host = new_host(cluster, start=False, **setup)
         host.daemon_conf.update(leasing.settings(lease_directory.path, host.number, **(conf or {})))
+        if own_leases:
+            host.mount_leases()
         if not start_daemon:
             host.reboot()
             host.sanlock.start()
