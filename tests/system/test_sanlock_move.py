@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Pause, resume and migration with volumes that sanlock guards."""
 
-from bed import fault, leasing
+import os
+import signal
+
+from bed import leasing
+from bed.moving import SLOW, Migration, status_xml
 from bed.vm import Disk
 from bed.wait import wait_until
 
@@ -45,23 +49,32 @@ def test_migration_there_and_back(sanlock_hosts, vm, image, shared_file, block_d
 
 
 def test_failed_migration_goes_back(sanlock_hosts, vm, shared_file):
-    """The destination's QEMU dies while memory is copied; and at the very end, when the source has let go already."""
+    """The destination's QEMU dies while memory is copied; the destination is refused at the very end, when the source has let go already."""
     a, b = sanlock_hosts
     guest = vm([Disk(path=shared_file())])
     guest.start(a)
     guest.wait_writing(a)
-    for point in ("memory", "end"):
-        if point == "end":
-            b.virsh("suspend", guest.name, check=False)
-        moving = MigrationLater(guest, a, b)
-        moving.kill_destination(point)
-        assert moving.failed()
-        guest.wait_writing(a)
-        leasing.assert_held(a, guest)
-        leasing.refused(vm(guest.disks), b, f"held by host {a.number}")
-        wait_until(lambda: b.ctl("list")["leases"] == [], 10, "nothing is left on the destination")
+    moving = Migration(guest, a, b, UNSAFE, *SLOW)
+    wait_until(lambda: "migration out" in status_xml(a, guest) and b.qemu_pid(guest.name), 20, "memory is on its way")
+    os.kill(b.qemu_pid(guest.name), signal.SIGKILL)
+    moving.fails()
+    goes_on(guest, a, b, vm)
+    b.sanlock.freeze()          # it can neither take nor refuse
+    moving = Migration(guest, a, b, UNSAFE, timeout=150)
+    wait_until(lambda: "released for its migration" in leasing.log_of(a), 30, "the source has let go")
+    os.kill(b.qemu_pid(guest.name), signal.SIGKILL)
+    b.sanlock.thaw()
+    moving.fails(timeout=150)
+    goes_on(guest, a, b, vm)
     guest.migrate(a, b, UNSAFE)
     guest.wait_writing(b)
+
+
+def goes_on(guest, a, b, vm):
+    guest.wait_writing(a)
+    leasing.assert_held(a, guest)
+    leasing.refused(vm(guest.disks), b, f"held by host {a.number}")
+    wait_until(lambda: b.ctl("list")["leases"] == [], 10, "nothing is left on the destination")
 
 
 def test_suspended_migration(sanlock_hosts, vm, shared_file):
@@ -76,3 +89,28 @@ def test_suspended_migration(sanlock_hosts, vm, shared_file):
     b.virsh("resume", guest.name)
     guest.wait_writing(b)
     leasing.assert_held(b, guest)
+
+
+def test_source_is_stale_once_somebody_else_had_it(sanlock_hosts, vm, shared_file):
+    """The source let go for a destination that failed; before it takes its leases again, another VM had the volume."""
+    a, b = sanlock_hosts
+    guest = vm([Disk(path=shared_file())])
+    guest.start(a)
+    guest.wait_writing(a)
+    b.sanlock.freeze()
+    moving = Migration(guest, a, b, UNSAFE, timeout=150)
+    wait_until(lambda: "released for its migration" in leasing.log_of(a), 30, "the source has let go")
+    a.virtleased.freeze()
+    os.kill(b.qemu_pid(guest.name), signal.SIGKILL)
+    b.sanlock.thaw()
+    identity = guest.identity
+    thief = vm(guest.disks)
+    thief.start(b)
+    thief.wait_writing(b)
+    thief.destroy(b)
+    a.virtleased.thaw()
+    moving.fails(timeout=150)
+    guest.identity = identity
+    done = a.virsh("resume", guest.name, check=False)
+    assert done.returncode != 0 and "stale" in done.stderr, done.stderr
+    guest.assert_silent()
