@@ -10,6 +10,7 @@
 #include "lockd/error.h"
 #include "lockd/jsonout.h"
 #include "lockd/route.h"
+#include "lockd/sanlock_clean.h"
 
 #define STEP_S       10.0 /* one command to sanlock that nobody waits for */
 #define PATH_MAX_LEN 1023 /* sanlock's, without the NUL */
@@ -597,6 +598,16 @@ san_list(const VlLease *lease, JsonBuilder *out)
         vl_json_bool(out, "let_go", TRUE);
 }
 
+static gboolean
+san_clean(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    if (sanlock)
+        return vl_sanlock_clean(sanlock->space, args, call, out, error);
+    vl_set_error(error, VL_ERR_CONFIG, "sanlock is not configured here (sanlock_dir): there are no lease files");
+    return FALSE;
+}
+
 const VlBackendOps vl_backend_sanlock = {
     .name = "sanlock",
     .start = san_start,
@@ -619,4 +630,5 @@ const VlBackendOps vl_backend_sanlock = {
     .show = san_show,
     .status = san_status,
     .list = san_list,
+    .clean = san_clean,
 };

@@ -355,3 +355,35 @@ void
 tool_text_lost(JsonObject *answer, gint64 now, GString *out)
 {
 }
+
+/* ---- cleanup ---- */
+
+static void
+add_files(JsonObject *answer, const char *member, const char *title, GString *out)
+{
+    JsonArray *files = array_of(answer, member);
+    g_autoptr(ToolTable) table = tool_table_new(title, "WHY", NULL);
+    for (guint i = 0; i < count_of(answer, member); i++) {
+        JsonObject *file = object_at(files, i);
+        tool_table_add(table, string_of(file, "file"), string_of(file, "why"), NULL);
+    }
+    if (!count_of(answer, member))
+        return;
+    g_string_append_c(out, '\n');
+    tool_table_print(table, "", out);
+}
+
+void
+tool_text_cleanup(JsonObject *answer, gint64 now, GString *out)
+{
+    gboolean dry = bool_of(answer, "dry_run");
+    g_autofree char *removed = amount(count_of(answer, "removed"), "lease file");
+    g_autofree char *used = amount(count_of(answer, "used"), "file");
+    g_autofree char *dir = tool_printable(string_of(answer, "directory"));
+    g_string_append_printf(out, "%s: %s %s, %s in use left alone\n", dir, removed, dry ? "would be removed" : "removed",
+                           used);
+    if (dry)
+        add_files(answer, "removed", "UNUSED", out);
+    add_files(answer, "unknown", "NOT UNDERSTOOD, LEFT ALONE", out);
+    add_files(answer, "failed", "NOT REMOVED", out);
+}
