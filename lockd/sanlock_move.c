@@ -141,7 +141,7 @@ qemu_has(const VlVm *vm, const VlFileId *id)
     g_autofree char *proc = g_strdup_printf("/proc/%" G_GINT64_FORMAT, vm->who.pid);
     g_autofree char *fds = g_build_filename(proc, "fd", NULL);
     g_autoptr(GDir) dir = g_dir_open(fds, 0, NULL);
-    Open open = OPEN_NOT;
+    Open open = dir ? OPEN_NOT : OPEN_LOCKED; /* it cannot be told, so it may write */
     for (const char *name; dir && open != OPEN_LOCKED && (name = g_dir_read_name(dir));) {
         g_autofree char *path = g_build_filename(fds, name, NULL);
         if (is_file(path, id))
