@@ -86,11 +86,11 @@ def test_incremental_copy_beside_a_shared_disk(hosts, vm, image, cluster):
     guest.start(a)
     guest.wait_writing(a)
     migration = Migration(guest, a, b, "--copy-storage-inc", "--migrate-disks", "vdb", *SLOW_COPY)
-    wait_until(lambda: lease.states(b, guest) == ["incoming"], 20, "under way")
-    assert lease.states(a, guest) == ["held"]
+    wait_until(lambda: sorted(lease.states(b, guest)) == ["incoming", "parked"], 20, "under way")
+    assert lease.states(a, guest) == ["held"] * 2
     migration.succeeds()
     guest.wait_writing(b)
-    assert lease.states(b, guest) == ["held"]
+    assert lease.states(b, guest) == ["held"] * 2
     ends = [host.path(path).read_bytes() for host in hosts]
     assert ends[0][1024:] == ends[1][1024:] and ends[0][:512] == ends[1][:512]
     assert cluster.blocklist() == {}
