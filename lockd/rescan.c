@@ -31,9 +31,7 @@ named_in(const GPtrArray *disks, const VlLease *lease)
     for (guint i = 0; i < disks->len; i++) {
         const VlDisk *disk = disks->pdata[i];
         struct vl_volume_spec spec = {0};
-        gboolean same = same_volume(&disk->spec, &lease->spec) ||
-                        (disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(disk->spec.path, lease->spelled) == 0) ||
-                        vl_disk_is_volume_at(disk, lease->spelled);
+        gboolean same = same_volume(&disk->spec, &lease->spec) || vl_disk_is_volume_at(disk, lease->spec.written);
         if (!same && disk->spec.kind == VL_VOLUME_FILE &&
             vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
             same = same_volume(&spec, &lease->spec);
