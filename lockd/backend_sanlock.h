@@ -7,11 +7,12 @@
  * disks, but a connection that commands can be sent through lets QEMU command the daemon, and an answer that
  * nobody fetched is taken for the answer to the next question.
  *
- *     backend_sanlock.c  the ops: which leases a volume has, taking and checking them
+ *     backend_sanlock.c  the ops: settings, which leases a volume has, enrolling and freeing
+ *     sanlock_take.c     taking leases, and looking whether they are still there; sanlock_show.c for people
  *     sanlock_move.c     migration: letting go when QEMU has, taking with the version that the source had
  *     sanlock_loss.c     the lockspace or the daemon is lost
- *     sanlock_lease.c    one lease; sanlock_space.c the lockspace; sanlock_file.c making files;
- *     sanlock_call.c     calls with an end; sanlock_words.c what the answers mean
+ *     sanlock_lease.c    one lease; sanlock_space.c the lockspace, sanlock_hosts.c its hosts; sanlock_file.c making
+ * files; sanlock_call.c     calls with an end; sanlock_words.c what the answers mean
  *
  * Each volume has a lease by its canonical path and, where the domain XML spells it differently, one by that spelling,
  * because that is what libvirt's own plugin on another host goes by. Within this host it is locked as by
@@ -55,6 +56,7 @@ VlSanlockLease *vl_sanlock_lease_of(VlLease *lease);
 
 VlSanlock *vl_sanlock_of(const VlDaemon *daemon);
 
+/* ---- sanlock_take.c ---- */
 /* Takes the refs of a lease that are not taken yet; on failure none that was taken here stays. */
 gboolean vl_sanlock_take_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, guint wait_s, gboolean handover,
                               const VlCall *call, GError **error);
@@ -62,6 +64,18 @@ gboolean vl_sanlock_release_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, g
 gboolean vl_sanlock_take_local(VlSanlock *sanlock, VlVm *vm, VlLease *lease, const VlCall *call, GError **error);
 /* Asks sanlock what the process has and notes the versions. FALSE: not all of them, or no answer. */
 gboolean vl_sanlock_verify(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases, gint64 deadline, GError **error);
+/* The lease's refs are all in what sanlock says the process has. `note`: the versions there are those we go by now. */
+gboolean vl_sanlock_is_held(VlLease *lease, GHashTable *held, gboolean note);
+gboolean vl_sanlock_take(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call,
+                         GError **error);
+gboolean vl_sanlock_hold(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token, const VlCall *call,
+                         GError **error);
+void vl_sanlock_audit(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);
+
+/* ---- sanlock_show.c ---- */
+gboolean vl_sanlock_show(VlDaemon *daemon, VlVolume *volume, const VlCall *call, JsonBuilder *out, GError **error);
+void vl_sanlock_status(VlDaemon *daemon, JsonBuilder *out);
+void vl_sanlock_list(const VlLease *lease, JsonBuilder *out);
 
 /* ---- sanlock_move.c ---- */
 void vl_sanlock_depart(VlDaemon *daemon, VlVm *vm, GPtrArray *leases);

@@ -105,6 +105,8 @@ park_job(VlDaemon *daemon, gpointer data)
         g_autoptr(GError) error = NULL;
         g_mutex_lock(&vm->op);
         gboolean ok = park_round(daemon, vm, &error);
+        if (vm->migrating && !vm->running)
+            vl_depart_all(daemon, vm); /* the status XML may not change before the destination asks */
         g_mutex_unlock(&vm->op);
         if (ok || g_atomic_int_get(&vm->exited))
             break;

@@ -10,6 +10,7 @@
 #include "lockd/error.h"
 #include "lockd/sanlock_call.h"
 #include "lockd/sanlock_file.h"
+#include "lockd/sanlock_hosts.h"
 #include "lockd/sanlock_space_call.h"
 #include "lockd/sanlock_words.h"
 
@@ -28,6 +29,7 @@ struct VlSanlockSpace {
     gpointer opaque;
     GThread *thread;
     int wake[2]; /* a pipe: the thread is to end */
+    VlSanlockHosts *hosts;
     gint stopping;
     /* Only the thread: */
     int monitor;  /* a connection that ends with the daemon */
@@ -44,8 +46,6 @@ struct VlSanlockSpace {
     char *reason;
     gboolean stuck; /* on its way to be joined, but something is wrong: a start does not wait for that */
     gboolean watchdog, watchdog_known;
-    GHashTable *hosts; /* guint64 host id -> VlSpaceHost, boxed; timestamps beside it */
-    GHashTable *stamps;
 };
 
 static const char *const state_names[VL_SPACE_STATE_COUNT] = {
@@ -109,67 +109,10 @@ get_state(VlSanlockSpace *space)
     return state;
 }
 
-/* ---- what the hosts do ---- */
-
-static VlSpaceHost *
-host_entry(VlSanlockSpace *space, guint64 id, gboolean *ret_new)
-{
-    VlSpaceHost *host = g_hash_table_lookup(space->hosts, &id);
-    *ret_new = !host;
-    if (!host) {
-        guint64 *key = g_new(guint64, 1);
-        *key = id;
-        host = g_new0(VlSpaceHost, 1);
-        g_hash_table_insert(space->hosts, key, host);
-    }
-    return host;
-}
-
-/* sanlock's own table is renewed only when it renews; when a record changed is for us to note. */
-static void
-note_hosts(VlSanlockSpace *space, const VlSpaceSeen *seen, guint n)
-{
-    gint64 now = vl_clock_now();
-    g_mutex_lock(&space->lock);
-    for (guint i = 0; i < n; i++) {
-        gboolean is_new;
-        VlSpaceHost *host = host_entry(space, seen[i].id, &is_new);
-        guint64 *stamp = g_hash_table_lookup(space->stamps, &seen[i].id);
-        if (is_new || host->generation != seen[i].generation || !stamp || *stamp != seen[i].timestamp) {
-            host->renewing = !is_new && host->generation == seen[i].generation;
-            host->changed = now;
-            guint64 *key = g_new(guint64, 1), *value = g_new(guint64, 1);
-            *key = seen[i].id;
-            *value = seen[i].timestamp;
-            g_hash_table_replace(space->stamps, key, value);
-        }
-        host->generation = seen[i].generation;
-        host->io_timeout = seen[i].io_timeout;
-        host->life = seen[i].life;
-        if (seen[i].name[0])
-            g_strlcpy(host->name, seen[i].name, sizeof(host->name));
-    }
-    g_mutex_unlock(&space->lock);
-}
-
-static void
-forget_hosts(VlSanlockSpace *space)
-{
-    g_mutex_lock(&space->lock);
-    g_hash_table_remove_all(space->hosts);
-    g_hash_table_remove_all(space->stamps);
-    g_mutex_unlock(&space->lock);
-}
-
 gboolean
 vl_sanlock_space_host(VlSanlockSpace *space, guint64 host_id, VlSpaceHost *ret)
 {
-    g_mutex_lock(&space->lock);
-    const VlSpaceHost *host = g_hash_table_lookup(space->hosts, &host_id);
-    if (host)
-        *ret = *host;
-    g_mutex_unlock(&space->lock);
-    return host != NULL;
+    return vl_sanlock_hosts_get(space->hosts, host_id, ret);
 }
 
 char *
@@ -208,7 +151,7 @@ lose(VlSanlockSpace *space, const char *reason)
     space->was_joined = FALSE;
     if (space->ever_joined) /* else it is just the first look after a start of ours */
         set_state(space, VL_SPACE_LOST, reason);
-    forget_hosts(space);
+    vl_sanlock_hosts_forget(space->hosts);
     if (had && space->lost)
         space->lost(reason, space->opaque);
     space->pause_ms = RETRY_FIRST_MS;
@@ -367,7 +310,7 @@ step_watch(VlSanlockSpace *space)
     if (rc == 0 && with_names)
         vl_space_call_names(space->conf, seen, n, vl_deadline_in(NAMES_TIMEOUT_S));
     if (rc == 0)
-        note_hosts(space, seen, n);
+        vl_sanlock_hosts_note(space->hosts, seen, n);
     g_free(seen);
     judge_renewal(space);
     return TICK_MS;
@@ -426,8 +369,7 @@ vl_sanlock_space_new(const VlSanlockConf *conf, VlSpaceLostFunc lost, gpointer o
     space->reason = g_strdup("not started");
     g_mutex_init(&space->lock);
     g_cond_init(&space->cond);
-    space->hosts = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
-    space->stamps = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);
+    space->hosts = vl_sanlock_hosts_new();
     if (pipe2(space->wake, O_CLOEXEC) < 0)
         g_error("pipe: %s", g_strerror(errno));
     return space;
@@ -449,8 +391,7 @@ vl_sanlock_space_free(VlSanlockSpace *space)
     if (space->thread)
         g_thread_join(space->thread);
     close(space->wake[0]);
-    g_hash_table_unref(space->hosts);
-    g_hash_table_unref(space->stamps);
+    vl_sanlock_hosts_free(space->hosts);
     g_free(space->reason);
     g_mutex_clear(&space->lock);
     g_cond_clear(&space->cond);
@@ -503,11 +444,7 @@ vl_sanlock_space_status(VlSanlockSpace *space, VlSpaceStatus *ret)
                            .reason = g_strdup(space->reason),
                            .watchdog = space->watchdog,
                            .watchdog_known = space->watchdog_known,
-                           .renewed = renewed};
-    GHashTableIter iter;
-    gpointer host;
-    g_hash_table_iter_init(&iter, space->hosts);
-    while (g_hash_table_iter_next(&iter, NULL, &host))
-        ret->hosts += ((VlSpaceHost *)host)->life == VL_HOST_LIVE;
+                           .renewed = renewed,
+                           .hosts = vl_sanlock_hosts_alive(space->hosts)};
     g_mutex_unlock(&space->lock);
 }
