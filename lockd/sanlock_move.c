@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "lockd/error.h"
+#include "lockd/fault.h"
 
 #define STEP_S         10.0
 #define POLL_US        (10 * 1000)
@@ -364,6 +365,7 @@ vl_sanlock_finish_incoming(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const 
                            GError **error)
 {
     VlSanlock *sanlock = vl_sanlock_of(daemon);
+    VL_FAULT("before-hand-over");
     for (guint i = 0; i < leases->len; i++)
         if (!finish_one(sanlock, vm, leases->pdata[i], state, call, error))
             return FALSE;

@@ -4,10 +4,15 @@
 import os
 import signal
 
+import pytest
+
 from bed import leasing
+from bed.fault import FAULT_ENV, Faults
 from bed.moving import SLOW, Migration, status_xml
 from bed.vm import Disk
 from bed.wait import wait_until
+
+pytestmark = pytest.mark.bed(env=FAULT_ENV)
 
 UNSAFE = "--unsafe"     # libvirt does not know the bed's storage to be coherent
 
@@ -59,15 +64,23 @@ def test_failed_migration_goes_back(sanlock_hosts, vm, shared_file):
     os.kill(b.qemu_pid(guest.name), signal.SIGKILL)
     moving.fails()
     goes_on(guest, a, b, vm)
-    b.sanlock.freeze()          # it can neither take nor refuse
-    moving = Migration(guest, a, b, UNSAFE, timeout=150)
-    wait_until(lambda: "released for its migration" in leasing.log_of(a), 30, "the source has let go")
+    moving, faults = let_go(guest, a, b)
     os.kill(b.qemu_pid(guest.name), signal.SIGKILL)
-    b.sanlock.thaw()
-    moving.fails(timeout=150)
+    faults.release("before-hand-over")
+    moving.fails()
     goes_on(guest, a, b, vm)
     guest.migrate(a, b, UNSAFE)
     guest.wait_writing(b)
+
+
+def let_go(guest, a, b):
+    """A migration at the point where nobody has the lease; -> (migration, faults)."""
+    faults = Faults(b)
+    faults.arm("before-hand-over")
+    moving = Migration(guest, a, b, UNSAFE)
+    faults.await_hit("before-hand-over")
+    wait_until(lambda: leasing.holders(a) == set(), 10, "the source has let go")
+    return moving, faults
 
 
 def goes_on(guest, a, b, vm):
@@ -78,17 +91,27 @@ def goes_on(guest, a, b, vm):
 
 
 def test_suspended_migration(sanlock_hosts, vm, shared_file):
-    """migrate --suspend: nobody runs it; the destination has it, and the source's copy is refused by the lease's version."""
+    """migrate --suspend: libvirt calls nobody on the destination, so nobody has the lease until it is resumed; whoever takes it meanwhile
+    makes that memory stale, and the lease's version says so."""
     a, b = sanlock_hosts
     guest = vm([Disk(path=shared_file())])
     guest.start(a)
     guest.wait_writing(a)
     guest.migrate(a, b, UNSAFE, "--suspend")
     assert b.domain_state(guest.name) == "paused"
-    leasing.refused(vm(guest.disks), a, f"held by host {b.number}")
+    guest.assert_silent()
     b.virsh("resume", guest.name)
     guest.wait_writing(b)
     leasing.assert_held(b, guest)
+    leasing.refused(vm(guest.disks), a, f"held by host {b.number}")
+    guest.migrate(b, a, UNSAFE, "--suspend")
+    thief = vm(guest.disks)
+    thief.start(b)
+    thief.wait_writing(b)
+    thief.destroy(b)
+    done = a.virsh("resume", guest.name, check=False)
+    assert done.returncode != 0 and "stale" in done.stderr, done.stderr
+    guest.assert_silent()
 
 
 def test_source_is_stale_once_somebody_else_had_it(sanlock_hosts, vm, shared_file):
@@ -97,20 +120,13 @@ def test_source_is_stale_once_somebody_else_had_it(sanlock_hosts, vm, shared_fil
     guest = vm([Disk(path=shared_file())])
     guest.start(a)
     guest.wait_writing(a)
-    b.sanlock.freeze()
-    moving = Migration(guest, a, b, UNSAFE, timeout=150)
-    wait_until(lambda: "released for its migration" in leasing.log_of(a), 30, "the source has let go")
-    a.virtleased.freeze()
-    os.kill(b.qemu_pid(guest.name), signal.SIGKILL)
-    b.sanlock.thaw()
-    identity = guest.identity
+    moving, faults = let_go(guest, a, b)
     thief = vm(guest.disks)
     thief.start(b)
     thief.wait_writing(b)
     thief.destroy(b)
-    a.virtleased.thaw()
-    moving.fails(timeout=150)
-    guest.identity = identity
+    faults.release("before-hand-over")
+    moving.fails()
     done = a.virsh("resume", guest.name, check=False)
     assert done.returncode != 0 and "stale" in done.stderr, done.stderr
     guest.assert_silent()
