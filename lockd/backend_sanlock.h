@@ -43,6 +43,7 @@ typedef struct {
 } VlSanlockVolume;
 
 enum { VL_SANLOCK_REFS_MAX = 2 };
+#define VL_SANLOCK_LVER_UNREADABLE ((gint64)-1) /* it had one, but what was written down is damaged */
 
 /* lease->priv; guarded by the VM's operation lock */
 typedef struct {
