@@ -9,115 +9,31 @@
 #include "lockd/sanlock_move_priv.h"
 
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "lockd/error.h"
 
-#define STEP_S         10.0
-#define POLL_US        (10 * 1000)
-#define SLOW_POLL_US   (500 * 1000)
-#define SLOW_AFTER_S   10
-#define NO_LOCK_S      1   /* a QEMU that never showed a lock has let go so long after its CPUs stopped */
-#define HANDOVER_S     60  /* how long a destination waits for the source to let go */
-#define WRITE_BYTE     101 /* QEMU's file-posix.c: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE */
-#define NAME_DIGITS    12  /* of the lease's name, in the state string: enough to tell a VM's leases apart */
-#define STATE_NAME     ",sanlock="
-#define VERSIONS_GROUP "versions"
-#define LET_GO_GROUP   "let go"
+#define STEP_S       10.0
+#define POLL_US      (10 * 1000)
+#define SLOW_POLL_US (500 * 1000)
+#define SLOW_AFTER_S 10
+#define NO_LOCK_S    1   /* a QEMU that never showed a lock has let go so long after its CPUs stopped */
+#define HANDOVER_S   60  /* how long a destination waits for the source to let go */
+#define WRITE_BYTE   101 /* QEMU's file-posix.c: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE */
+#define NAME_DIGITS  12  /* of the lease's name, in the state string: enough to tell a VM's leases apart */
+#define STATE_NAME   ",sanlock="
 
-/* ---- versions that outlive this daemon ---- */
+/* ---- going ---- */
+
+typedef enum { OPEN_NOT, OPEN_UNLOCKED, OPEN_LOCKED } Open;
 
 static gboolean
 to_number(const char *text, guint64 max, guint64 *ret)
 {
     return g_ascii_string_to_unsigned(text, 10, 0, max, ret, NULL);
 }
-
-static char *
-versions_file(const VlSanlock *sanlock, const VlVm *vm)
-{
-    g_autofree char *name = g_strdup_printf("%s-%" G_GINT64_FORMAT "-%" G_GUINT64_FORMAT ".versions", vm->who.uuid,
-                                            vm->who.pid, vm->who.start);
-    return g_build_filename(sanlock->dir, name, NULL);
-}
-
-/* Not synced: what this must survive is a crash of ours; when the host goes down, so does the process. */
-gboolean
-vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    g_autoptr(GKeyFile) keys = g_key_file_new();
-    g_autoptr(GPtrArray) leases = vl_backend_share(&vl_backend_sanlock, vm->leases, VL_LEASE_STATE_COUNT);
-    g_autoptr(GError) local = NULL;
-    for (guint i = 0; i < leases->len; i++) {
-        VlLease *lease = leases->pdata[i];
-        const VlSanlockLease *own = vl_sanlock_lease_of(lease);
-        const VlSanlockVolume *volume = lease->volume->priv;
-        for (guint r = 0; r < volume->refs->len && (own->taken || own->let_go); r++) {
-            const char *name = ((const VlSanlockRef *)volume->refs->pdata[r])->name;
-            g_key_file_set_int64(keys, VERSIONS_GROUP, name, own->lver[r]);
-            g_key_file_set_boolean(keys, LET_GO_GROUP, name, own->let_go);
-        }
-    }
-    g_autofree char *text = g_key_file_to_data(keys, NULL, NULL);
-    if (g_file_set_contents_full(file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, &local))
-        return TRUE;
-    vl_set_error(error, VL_ERR_JOURNAL, "%s", local->message);
-    return FALSE;
-}
-
-/* A version that is there and cannot be read is one that nobody has: not having one would be no condition at all. */
-static gint64
-version_of(GKeyFile *keys, const char *name)
-{
-    g_autofree char *text = g_key_file_get_value(keys, VERSIONS_GROUP, name, NULL);
-    guint64 version;
-    if (!text)
-        return 0;
-    return to_number(text, G_MAXINT64, &version) ? (gint64)version : VL_SANLOCK_LVER_UNREADABLE;
-}
-
-gboolean
-vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    g_autoptr(GKeyFile) keys = g_key_file_new();
-    g_autoptr(GError) error = NULL;
-    VlSanlockLease *own = vl_sanlock_lease_of(lease);
-    const VlSanlockVolume *volume = lease->volume->priv;
-    gboolean any = FALSE;
-    gboolean readable = g_key_file_load_from_file(keys, file, G_KEY_FILE_NONE, &error);
-    if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT))
-        return FALSE;
-    for (guint i = 0; i < volume->refs->len; i++) {
-        const char *name = ((const VlSanlockRef *)volume->refs->pdata[i])->name;
-        own->lver[i] = readable ? version_of(keys, name) : VL_SANLOCK_LVER_UNREADABLE;
-        own->let_go = own->let_go || g_key_file_get_boolean(keys, LET_GO_GROUP, name, NULL);
-        any = any || !readable || g_key_file_has_key(keys, VERSIONS_GROUP, name, NULL);
-    }
-    return any;
-}
-
-gboolean
-vl_sanlock_had_leases(VlSanlock *sanlock, const VlVm *vm)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    return g_file_test(file, G_FILE_TEST_EXISTS);
-}
-
-void
-vl_sanlock_forget_versions(VlSanlock *sanlock, VlVm *vm)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    (void)g_unlink(file);
-}
-
-/* ---- going ---- */
-
-typedef enum { OPEN_NOT, OPEN_UNLOCKED, OPEN_LOCKED } Open;
 
 /* "lock:\t1: OFDLCK ADVISORY  READ -1 08:01:123 101 101". A lock of QEMU's kind that is not understood may cover
  * everything: what is not proven to be let go is kept. */
