@@ -9,10 +9,12 @@
  *
  *     backend_sanlock.c  the ops: settings, which leases a volume has, enrolling and freeing
  *     sanlock_take.c     taking leases, and looking whether they are still there; sanlock_show.c for people
+ *     sanlock_versions.c the versions of leases, kept for a later life of ours
  *     sanlock_move.c     migration: letting go when QEMU has, taking with the version that the source had
  *     sanlock_loss.c     the lockspace or the daemon is lost
- *     sanlock_lease.c    one lease; sanlock_space.c the lockspace, sanlock_hosts.c its hosts; sanlock_file.c making
- * files; sanlock_call.c     calls with an end; sanlock_words.c what the answers mean
+ *     sanlock_lease.c    one lease; sanlock_file.c making files
+ *     sanlock_space.c    the lockspace; sanlock_hosts.c its hosts
+ *     sanlock_call.c     calls with an end; sanlock_words.c what the answers mean
  *
  * Each volume has a lease by its canonical path and, where the domain XML spells it differently, one by that spelling,
  * because that is what libvirt's own plugin on another host goes by. Within this host it is locked as by
@@ -31,7 +33,7 @@ typedef struct {
     VlDaemon *daemon;
     VlSanlockConf conf;
     VlSanlockSpace *space;
-    char *dir;  /* versions of leases that were let go (sanlock_move.c) */
+    char *dir;  /* versions of leases (sanlock_versions.c) */
     char *tool; /* virtleasectl, for sanlock to run */
 } VlSanlock;
 
@@ -43,6 +45,7 @@ typedef struct {
 } VlSanlockVolume;
 
 enum { VL_SANLOCK_REFS_MAX = 2 };
+#define VL_SANLOCK_LVER_UNREADABLE ((gint64)-1) /* it had one, but what was written down is damaged */
 
 /* lease->priv; guarded by the VM's operation lock */
 typedef struct {
@@ -86,6 +89,8 @@ gboolean vl_sanlock_finish_incoming(VlDaemon *daemon, VlVm *vm, GPtrArray *lease
 void vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state);
 /* Whether QEMU shows locks on its images: only of one that did can it be seen when it has let go. */
 void vl_sanlock_note_locks(const GPtrArray *leases);
+
+/* ---- sanlock_versions.c ---- */
 /* Writes down the versions of all its leases; reads those of one back in a later life of ours (FALSE: it had none). */
 gboolean vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error);
 gboolean vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease);

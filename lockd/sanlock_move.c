@@ -6,10 +6,9 @@
  * source that gets its VM back only in the version it let go. Whoever came in between changed it, and both are
  * refused (R1).
  */
-#include "lockd/backend_sanlock.h"
+#include "lockd/sanlock_move_priv.h"
 
 #include <fcntl.h>
-#include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -17,100 +16,49 @@
 #include "lockd/error.h"
 #include "lockd/fault.h"
 
-#define STEP_S         10.0
-#define POLL_US        (10 * 1000)
-#define SLOW_POLL_US   (500 * 1000)
-#define SLOW_AFTER_S   10
-#define NO_LOCK_S      1   /* a QEMU that never showed a lock has let go so long after its CPUs stopped */
-#define HANDOVER_S     60  /* how long a destination waits for the source to let go */
-#define WRITE_BYTE     101 /* QEMU's file-posix.c: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE */
-#define NAME_DIGITS    12  /* of the lease's name, in the state string: enough to tell a VM's leases apart */
-#define STATE_NAME     ",sanlock="
-#define VERSIONS_GROUP "versions"
-#define LET_GO_GROUP   "let go"
-
-/* ---- versions that outlive this daemon ---- */
-
-static char *
-versions_file(const VlSanlock *sanlock, const VlVm *vm)
-{
-    g_autofree char *name = g_strdup_printf("%s-%" G_GINT64_FORMAT "-%" G_GUINT64_FORMAT ".versions", vm->who.uuid,
-                                            vm->who.pid, vm->who.start);
-    return g_build_filename(sanlock->dir, name, NULL);
-}
-
-/* Not synced: what this must survive is a crash of ours; when the host goes down, so does the process. */
-gboolean
-vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    g_autoptr(GKeyFile) keys = g_key_file_new();
-    g_autoptr(GPtrArray) leases = vl_backend_share(&vl_backend_sanlock, vm->leases, VL_LEASE_STATE_COUNT);
-    g_autoptr(GError) local = NULL;
-    for (guint i = 0; i < leases->len; i++) {
-        VlLease *lease = leases->pdata[i];
-        const VlSanlockLease *own = vl_sanlock_lease_of(lease);
-        const VlSanlockVolume *volume = lease->volume->priv;
-        for (guint r = 0; r < volume->refs->len && (own->taken || own->let_go); r++) {
-            const char *name = ((const VlSanlockRef *)volume->refs->pdata[r])->name;
-            g_key_file_set_int64(keys, VERSIONS_GROUP, name, own->lver[r]);
-            g_key_file_set_boolean(keys, LET_GO_GROUP, name, own->let_go);
-        }
-    }
-    g_autofree char *text = g_key_file_to_data(keys, NULL, NULL);
-    if (g_file_set_contents_full(file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, &local))
-        return TRUE;
-    vl_set_error(error, VL_ERR_JOURNAL, "%s", local->message);
-    return FALSE;
-}
-
-gboolean
-vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    g_autoptr(GKeyFile) keys = g_key_file_new();
-    VlSanlockLease *own = vl_sanlock_lease_of(lease);
-    const VlSanlockVolume *volume = lease->volume->priv;
-    gboolean any = FALSE;
-    if (!g_key_file_load_from_file(keys, file, G_KEY_FILE_NONE, NULL))
-        return FALSE;
-    for (guint i = 0; i < volume->refs->len; i++) {
-        const char *name = ((const VlSanlockRef *)volume->refs->pdata[i])->name;
-        own->lver[i] = g_key_file_get_int64(keys, VERSIONS_GROUP, name, NULL);
-        own->let_go = own->let_go || g_key_file_get_boolean(keys, LET_GO_GROUP, name, NULL);
-        any = any || g_key_file_has_key(keys, VERSIONS_GROUP, name, NULL);
-    }
-    return any;
-}
-
-gboolean
-vl_sanlock_had_leases(VlSanlock *sanlock, const VlVm *vm)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    return g_file_test(file, G_FILE_TEST_EXISTS);
-}
-
-void
-vl_sanlock_forget_versions(VlSanlock *sanlock, VlVm *vm)
-{
-    g_autofree char *file = versions_file(sanlock, vm);
-    (void)g_unlink(file);
-}
+#define STEP_S       10.0
+#define POLL_US      (10 * 1000)
+#define SLOW_POLL_US (500 * 1000)
+#define SLOW_AFTER_S 10
+#define NO_LOCK_S    1   /* a QEMU that never showed a lock has let go so long after its CPUs stopped */
+#define HANDOVER_S   60  /* how long a destination waits for the source to let go */
+#define WRITE_BYTE   101 /* QEMU's file-posix.c: RAW_LOCK_PERM_BASE + the bit of BLK_PERM_WRITE */
+#define NAME_DIGITS  12  /* of the lease's name, in the state string: enough to tell a VM's leases apart */
+#define STATE_NAME   ",sanlock="
 
 /* ---- going ---- */
 
 typedef enum { OPEN_NOT, OPEN_UNLOCKED, OPEN_LOCKED } Open;
 
-/* "lock:\t1: OFDLCK  ADVISORY  READ -1 08:01:123 101 101" */
+static gboolean
+to_number(const char *text, guint64 max, guint64 *ret)
+{
+    return g_ascii_string_to_unsigned(text, 10, 0, max, ret, NULL);
+}
+
+/* "lock:\t1: OFDLCK ADVISORY  READ -1 08:01:123 101 101". A lock of QEMU's kind that is not understood may cover
+ * everything: what is not proven to be let go is kept. */
 static gboolean
 covers_write_byte(const char *line)
 {
+    if (!g_str_has_prefix(line, "lock:") || !strstr(line, "OFDLCK"))
+        return FALSE;
     g_auto(GStrv) words = g_strsplit_set(line, " \t", -1);
     guint n = g_strv_length(words);
-    if (!g_str_has_prefix(line, "lock:") || !strstr(line, "OFDLCK") || n < 2)
-        return FALSE;
-    guint64 end = g_str_equal(words[n - 1], "EOF") ? G_MAXUINT64 : g_ascii_strtoull(words[n - 1], NULL, 10);
-    return g_ascii_strtoull(words[n - 2], NULL, 10) <= WRITE_BYTE && end >= WRITE_BYTE;
+    guint64 start, end = G_MAXUINT64;
+    gboolean understood = n > 2 && to_number(words[n - 2], G_MAXUINT64, &start) &&
+                          (g_str_equal(words[n - 1], "EOF") || to_number(words[n - 1], G_MAXUINT64, &end));
+    return !understood || (start <= WRITE_BYTE && end >= WRITE_BYTE);
+}
+
+gboolean
+vl_sanlock_fdinfo_locked(const char *text)
+{
+    gboolean locked = FALSE;
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    for (guint i = 0; lines[i] && !locked; i++)
+        locked = covers_write_byte(lines[i]);
+    return locked;
 }
 
 static gboolean
@@ -118,13 +66,7 @@ descriptor_locked(const char *proc, const char *number)
 {
     g_autofree char *file = g_build_filename(proc, "fdinfo", number, NULL);
     g_autofree char *text = NULL;
-    gboolean locked = FALSE;
-    if (!g_file_get_contents(file, &text, NULL, NULL))
-        return FALSE;
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    for (guint i = 0; lines[i] && !locked; i++)
-        locked = covers_write_byte(lines[i]);
-    return locked;
+    return g_file_get_contents(file, &text, NULL, NULL) && vl_sanlock_fdinfo_locked(text);
 }
 
 static gboolean
@@ -275,18 +217,18 @@ vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state)
     }
 }
 
-/* The version of a lease in a state string; 0: it does not say. */
-static gint64
-version_in(const char *state, const VlSanlockRef *ref)
+gint64
+vl_sanlock_version_in(const char *state, const VlSanlockRef *ref)
 {
     const char *list = state ? strstr(state, STATE_NAME) : NULL;
+    guint64 version;
     if (!list)
         return 0;
     g_autofree char *mine = g_strndup(list + strlen(STATE_NAME), strcspn(list + strlen(STATE_NAME), ","));
     g_auto(GStrv) items = g_strsplit(mine, "/", -1);
     for (guint i = 0; items[i]; i++)
         if (strncmp(items[i], ref->name, NAME_DIGITS) == 0 && items[i][NAME_DIGITS] == ':')
-            return g_ascii_strtoll(items[i] + NAME_DIGITS + 1, NULL, 10);
+            return to_number(items[i] + NAME_DIGITS + 1, G_MAXINT64, &version) ? (gint64)version : 0;
     return 0;
 }
 
@@ -345,7 +287,7 @@ finish_one(VlSanlock *sanlock, VlVm *vm, VlLease *lease, const char *state, cons
     bounded.deadline = vl_call_within(call, HANDOVER_S);
     gboolean told = FALSE;
     for (guint i = 0; i < volume->refs->len; i++) {
-        gint64 lver = version_in(state, volume->refs->pdata[i]);
+        gint64 lver = vl_sanlock_version_in(state, volume->refs->pdata[i]);
         told = told || lver > 0;
         own->lver[i] = lver > 0 ? lver : own->lver[i];
     }

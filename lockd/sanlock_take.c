@@ -38,12 +38,25 @@ vl_sanlock_release_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, gint64 dea
     return TRUE;
 }
 
+static gboolean
+refuse_unreadable(const VlLease *lease, GError **error)
+{
+    vl_set_error(error, VL_ERR_STALE,
+                 "%s: in which version this VM had it cannot be read any more, so its memory may be stale",
+                 lease->volume->display);
+    return FALSE;
+}
+
 gboolean
 vl_sanlock_take_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, guint wait_s, gboolean handover, const VlCall *call,
                      GError **error)
 {
     VlSanlockLease *own = vl_sanlock_lease_of(lease);
     const VlSanlockVolume *volume = volume_of(lease);
+    for (guint i = 0; i < volume->refs->len; i++) {
+        if (own->lver[i] == VL_SANLOCK_LVER_UNREADABLE)
+            return refuse_unreadable(lease, error);
+    }
     while (own->taken < volume->refs->len) {
         VlSanlockWant want = {.pid = (pid_t)vm->who.pid,
                               .ref = volume->refs->pdata[own->taken],

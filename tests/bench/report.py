@@ -4,6 +4,8 @@
 CALL_AIM = 2.0          # park and resume of one disk: times one plain write
 DISKS_AIM = 1.5         # eight disks: times one disk
 LOCAL_AIM = 1.0         # start and pause with local leases: times the same with libvirt's lockd.so
+SHARED_AIM = 1.0        # start, pause and life with sanlock's leases: times the same with libvirt's sanlock.so
+SHARED_DISKS_AIM = 2.0  # eight disks there: times one disk
 ADOPT_AIM_S = 2.0       # a thousand VMs
 DOWNTIME_AIM_MS = 10.0  # added to a migration's downtime
 BEAT_TOLERANCE = 1.1    # a renewal more or less falls into the window
@@ -63,6 +65,38 @@ def files_text(files):
             rows.append([f"{what}, {disks} disk{'s' if disks > 1 else ''}", f"{ours:.0f}", f"{lockd:.0f}", f"{sanlock:.0f}", f"{ours / lockd:.2f}",
                          f"{ours / sanlock:.3f}"])
     return table(["median, µs", "virtlease, local", "lockd.so", "sanlock.so", "local ÷ lockd.so", "local ÷ sanlock.so"], rows)
+
+
+SHARED_CALLS = (("register", "Acquire in the child"), ("acquire", "Acquire before the CPUs first run"), ("start", "both: one start"),
+                ("release", "Release at pause"), ("resume", "Acquire at resume"), ("pair", "both: one pause"),
+                ("end", "SIGKILL until all leases are free"), ("life", "start and end: one life"))
+
+
+def shared_text(shared):
+    rows = []
+    for disks in (1, 8):
+        for key, what in SHARED_CALLS:
+            ours, like, theirs = (shared[f"{key} {name} {disks}"]["median"] for name in ("virtlease", "virtlease 2000", "sanlock.so"))
+            rows.append([f"{what}, {disks} disk{'s' if disks > 1 else ''}", f"{ours:.0f}", f"{like:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}",
+                         f"{like / theirs:.2f}"])
+    room = shared["num_hosts"]
+    heads = [f"{name}, room for {room[key]} hosts" for key, name in (("virtlease", "virtlease"), ("virtlease 2000", "virtlease"), ("sanlock.so", "sanlock.so"))]
+    eight = "; ".join(f"{key}: " + ", ".join(f"{name} {shared[f'{key} {name} 8']['median'] / shared[f'{key} {name} 1']['median']:.1f}"
+                                              for name in room) for key in ("start", "life"))
+    return table(["median, µs", *heads, "virtlease ÷ sanlock.so", "÷ with as many hosts"], rows) + \
+        f"\n\nio_timeout {shared['io_timeout']}, n = {shared['start virtlease 1']['n']} starts. 8 disks as a multiple of 1: {eight}."
+
+
+def shared_missed(shared):
+    found = []
+    for key in [f"{call} {{}} {disks}" for call in ("start", "pair", "life") for disks in (1, 8)]:
+        times = shared[key.format("virtlease")]["median"] / shared[key.format("sanlock.so")]["median"]
+        if times > SHARED_AIM:
+            found.append(f"{key.format('shared')} is {times:.2f} times sanlock.so, aim {SHARED_AIM}")
+    times = shared["start virtlease 8"]["median"] / shared["start virtlease 1"]["median"]
+    if times > SHARED_DISKS_AIM:
+        found.append(f"a start with 8 shared disks is {times:.1f} times 1 disk, aim {SHARED_DISKS_AIM}")
+    return found
 
 
 def crash_text(crash):
@@ -127,7 +161,7 @@ def moves_added(moves):
     return moves["silent"]["with"]["median"] - moves["silent"]["without"]["median"]
 
 
-SHOWN = (("calls", "Calls", calls_text), ("files", "Files", files_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text),
+SHOWN = (("calls", "Calls", calls_text), ("files", "Files", files_text), ("shared", "Shared files", shared_text), ("crash", "After a crash", crash_text), ("heartbeat", "Idle", heartbeat_text),
          ("adopt", "Restart of virtleased", adopt_text), ("downtime", "Live migration", downtime_text))
 
 
@@ -156,6 +190,7 @@ def missed(result):
         times = result["files"][key.format("virtlease")]["median"] / result["files"][key.format("lockd")]["median"]
         if times > LOCAL_AIM:
             found.append(f"{key.format('local')} is {times:.2f} times lockd.so, aim {LOCAL_AIM}")
+    found += shared_missed(result["shared"]) if "shared" in result else []
     if beat and beat["many"]["rates"]["writes"] > BEAT_TOLERANCE * beat["few"]["rates"]["writes"]:
         found.append("more leases, more renewals")
     if "downtime" in result and moves_added(result["downtime"]) > DOWNTIME_AIM_MS:

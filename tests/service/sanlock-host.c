@@ -91,12 +91,26 @@ do_vm(const char *id, char **words)
     say(id, strcmp(line, "ready") == 0 ? "ok %s" : "error %s", g_subprocess_get_identifier(vm));
 }
 
+/* A path stands for the lease of that volume; SPACE:NAME:FILE:OFFSET for itself. */
+static VlSanlockRef *
+ref_of(const char *word)
+{
+    g_auto(GStrv) words = g_strsplit(word, ":", 4);
+    if (word[0] == '/')
+        return vl_sanlock_ref_of_path(&conf, word);
+    g_assert_cmpuint(g_strv_length(words), ==, 4);
+    VlSanlockRef *ref = g_new0(VlSanlockRef, 1);
+    *ref = (VlSanlockRef){g_strdup(words[0]), g_strdup(words[1]), g_strdup(words[2]),
+                          g_ascii_strtoull(words[3], NULL, 10)};
+    return ref;
+}
+
 /* NAME PATH SECONDS WAIT_SECONDS [shared|LVER] */
 static void
 do_take(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
-    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[1]);
+    VlSanlockRef *ref = ref_of(words[1]);
     g_autofree char *what = g_strdup_printf("file:%s", words[1]);
     VlCall call = {.deadline = vl_deadline_in(atof(words[2]))};
     gboolean shared = g_strcmp0(words[4], "shared") == 0;
@@ -120,7 +134,7 @@ static void
 do_drop(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
-    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[1]);
+    VlSanlockRef *ref = ref_of(words[1]);
     if (vl_sanlock_lease_release(space, pid_of(words[0]), ref, words[1], vl_deadline_in(10), &error))
         say(id, "ok");
     else
@@ -133,7 +147,7 @@ static void
 do_held(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
-    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[1]);
+    VlSanlockRef *ref = ref_of(words[1]);
     g_autoptr(GHashTable) held = vl_sanlock_lease_inquire(pid_of(words[0]), words[1], vl_deadline_in(10), &error);
     gint64 lver = held ? vl_sanlock_lease_lver(held, ref) : -1;
     if (!held)
@@ -150,7 +164,7 @@ do_owner(const char *id, char **words)
 {
     g_autoptr(GError) error = NULL;
     guint64 host = 0;
-    VlSanlockRef *ref = vl_sanlock_ref_of_path(&conf, words[0]);
+    VlSanlockRef *ref = ref_of(words[0]);
     g_autofree char *text = vl_sanlock_lease_owner(space, ref, vl_deadline_in(10), &host, NULL, &error);
     if (error)
         say(id, "error %s 0 %s", vl_error_name(vl_error_code(error)), error->message);
@@ -280,6 +294,11 @@ main(int argc, char **argv)
     conf.num_hosts = (guint)atoi(argv[4]);
     conf.host_name = argv[5];
     conf.user = g_getenv("SANLOCK_TEST_USER");
+    conf.space = g_getenv("SANLOCK_TEST_SPACE");
+    if (g_getenv("SANLOCK_TEST_SECTOR"))
+        conf.sector_size = (guint)atoi(g_getenv("SANLOCK_TEST_SECTOR"));
+    if (g_getenv("SANLOCK_TEST_NUM_HOSTS"))
+        conf.num_hosts = (guint)atoi(g_getenv("SANLOCK_TEST_NUM_HOSTS"));
     vms = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_object_unref);
     GThreadPool *pool = g_thread_pool_new(run_line, NULL, 64, FALSE, NULL);
     while (fgets(line, sizeof(line), stdin))

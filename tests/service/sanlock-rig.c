@@ -77,6 +77,26 @@ launcher_new(Host *host, GSubprocessFlags flags)
     return launcher;
 }
 
+/* argv, without capabilities where the variable says so. */
+static GSubprocess *
+spawn(GSubprocessLauncher *launcher, const char *dropped, const char *const *argv)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
+    const char *caps = g_getenv(dropped);
+    if (caps) {
+        g_ptr_array_add(all, (char *)"setpriv");
+        g_ptr_array_add(all, (char *)"--bounding-set");
+        g_ptr_array_add(all, (char *)caps);
+    }
+    for (; *argv; argv++)
+        g_ptr_array_add(all, (char *)*argv);
+    g_ptr_array_add(all, NULL);
+    GSubprocess *process = g_subprocess_launcher_spawnv(launcher, (const char *const *)all->pdata, &error);
+    g_assert_no_error(error);
+    return process;
+}
+
 static gboolean
 daemon_listens(Host *host)
 {
@@ -91,7 +111,6 @@ daemon_listens(Host *host)
 void
 host_daemon_start(Host *host)
 {
-    g_autoptr(GError) error = NULL;
     g_autoptr(GSubprocessLauncher) launcher = launcher_new(host, G_SUBPROCESS_FLAGS_STDOUT_SILENCE);
     g_autofree char *log = g_strdup_printf("%s/sanlock-%u.log", host->rig->dir, host->number);
     g_autofree char *name = g_strdup_printf("sanlock-%u", host->number);
@@ -100,9 +119,23 @@ host_daemon_start(Host *host)
     g_subprocess_launcher_take_stderr_fd(launcher, fd);
     if (!may_raise_limits())
         g_subprocess_launcher_setenv(launcher, "LD_PRELOAD", g_getenv("VL_SANLOCK_SHIM"), TRUE);
-    host->daemon = g_subprocess_launcher_spawn(launcher, &error, g_getenv("VL_SANLOCK"), "daemon", "-D", "-w", "0",
-                                               "-l", "0", "-h", "0", "-U", user, "-G", group, "-e", name, NULL);
-    g_assert_no_error(error);
+    const char *argv[] = {g_getenv("VL_SANLOCK"),
+                          "daemon",
+                          "-D",
+                          "-w",
+                          "0",
+                          "-l",
+                          "0",
+                          "-h",
+                          "0",
+                          "-U",
+                          user,
+                          "-G",
+                          group,
+                          "-e",
+                          name,
+                          NULL};
+    host->daemon = spawn(launcher, "SANLOCK_TEST_DROP_DAEMON", argv);
     for (guint i = 0; i < 1000 && !daemon_listens(host); i++)
         g_usleep(10 * 1000);
     g_assert_true(daemon_listens(host));
@@ -121,23 +154,28 @@ host_daemon_kill(Host *host, int signal)
 void
 host_start(Host *host)
 {
-    g_autoptr(GError) error = NULL;
     g_autoptr(GSubprocessLauncher) launcher =
         launcher_new(host, G_SUBPROCESS_FLAGS_STDIN_PIPE | G_SUBPROCESS_FLAGS_STDOUT_PIPE);
-    g_autofree char *number = g_strdup_printf("%u", host->number);
+    g_autofree char *id = g_strdup_printf("%u", host->id);
     g_autofree char *name = g_strdup_printf("node-%u", host->number);
-    host->host = g_subprocess_launcher_spawn(launcher, &error, g_getenv("VL_SANLOCK_HOST"), host->rig->leases, number,
-                                             "1", "64", name, NULL);
-    g_assert_no_error(error);
+    const char *argv[] = {g_getenv("VL_SANLOCK_HOST"), host->rig->leases, id, "1", "64", name, NULL};
+    host->host = spawn(launcher, "SANLOCK_TEST_DROP_HOST", argv);
     host->out = g_data_input_stream_new(g_subprocess_get_stdout_pipe(host->host));
 }
 
 Host *
 host_new(Rig *rig, guint number)
 {
+    return host_new_as(rig, number, number);
+}
+
+Host *
+host_new_as(Rig *rig, guint number, guint id)
+{
     Host *host = g_new0(Host, 1);
     host->rig = rig;
     host->number = number;
+    host->id = id;
     host->run_dir = g_strdup_printf("%s/run-%u", rig->dir, number);
     host->answers = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     g_assert_cmpint(g_mkdir_with_parents(host->run_dir, 0755), ==, 0);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
- * Hosts with a real sanlock daemon each, sharing one lease directory. */
+ * Hosts with a real sanlock daemon each, sharing one lease directory. Capabilities that the daemon or the program is to
+ * do without are in the environment: SANLOCK_TEST_DROP_DAEMON, SANLOCK_TEST_DROP_HOST ("-chown,-dac_override"). */
 #ifndef VL_TESTS_SANLOCK_RIG_H
 #define VL_TESTS_SANLOCK_RIG_H
 
@@ -13,7 +14,8 @@ typedef struct {
 
 typedef struct {
     Rig *rig;
-    guint number; /* host id */
+    guint number; /* of its directory, its name */
+    guint id;     /* host id, the number if not said otherwise */
     char *run_dir;
     GSubprocess *daemon, *host;
     GDataInputStream *out;
@@ -27,6 +29,7 @@ char *rig_lease_file(const Rig *rig, const char *path); /* of a volume */
 
 /* A host whose daemon runs; not yet in the lockspace. io_timeout 1. */
 Host *host_new(Rig *rig, guint number);
+Host *host_new_as(Rig *rig, guint number, guint id);
 void host_free(Host *host);
 void host_daemon_start(Host *host);
 void host_daemon_kill(Host *host, int signal);
