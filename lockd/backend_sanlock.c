@@ -288,6 +288,8 @@ san_gone(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
 {
     if (g_atomic_int_get(&vm->exited))
         vl_sanlock_forget_versions(vl_sanlock_of(daemon), vm);
+    else
+        vl_sanlock_drop_versions(vl_sanlock_of(daemon), vm, leases);
 }
 
 static gboolean

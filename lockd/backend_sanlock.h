@@ -95,6 +95,8 @@ void vl_sanlock_note_locks(const GPtrArray *leases);
 gboolean vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error);
 gboolean vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease);
 gboolean vl_sanlock_had_leases(VlSanlock *sanlock, const VlVm *vm);
+/* A living VM has given these up. */
+void vl_sanlock_drop_versions(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases);
 void vl_sanlock_forget_versions(VlSanlock *sanlock, VlVm *vm);
 
 /* ---- sanlock_loss.c ---- */

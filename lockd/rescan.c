@@ -194,7 +194,8 @@ note_migration(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
     if (domain->async_job && g_str_equal(domain->async_job, "migration out")) {
         vm->migrating = TRUE;
-        if (!vm->running)
+        /* After a restart of ours `running` may be wrong until the next call about the VM. */
+        if (!vm->running && domain->paused)
             vl_depart_all(daemon, vm);
     } else if (vm->migrating && vm->running && g_strcmp0(domain->state, "running") == 0) {
         vm->migrating = FALSE;

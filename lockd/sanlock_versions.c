@@ -41,11 +41,14 @@ write_unsynced(const char *file, const char *text, GError **error)
     return ok;
 }
 
+/* Keeps what is written of leases that are not in the table (after a restart, of disks that the status XML does not
+ * name). */
 gboolean
 vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error)
 {
     g_autofree char *file = versions_file(sanlock, vm);
     g_autoptr(GKeyFile) keys = g_key_file_new();
+    (void)g_key_file_load_from_file(keys, file, G_KEY_FILE_NONE, NULL);
     g_autoptr(GPtrArray) leases = vl_backend_share(&vl_backend_sanlock, vm->leases, VL_LEASE_STATE_COUNT);
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
@@ -59,6 +62,30 @@ vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error)
     }
     g_autofree char *text = g_key_file_to_data(keys, NULL, NULL);
     return write_unsynced(file, text, error);
+}
+
+void
+vl_sanlock_drop_versions(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases)
+{
+    g_autofree char *file = versions_file(sanlock, vm);
+    g_autoptr(GKeyFile) keys = g_key_file_new();
+    g_autoptr(GError) error = NULL;
+    if (!g_key_file_load_from_file(keys, file, G_KEY_FILE_NONE, NULL))
+        return;
+    for (guint i = 0; i < leases->len; i++) {
+        const VlSanlockVolume *volume = ((VlLease *)leases->pdata[i])->volume->priv;
+        for (guint r = 0; r < volume->refs->len; r++) {
+            const char *name = ((const VlSanlockRef *)volume->refs->pdata[r])->name;
+            (void)g_key_file_remove_key(keys, VERSIONS_GROUP, name, NULL);
+            (void)g_key_file_remove_key(keys, LET_GO_GROUP, name, NULL);
+        }
+    }
+    g_auto(GStrv) left = g_key_file_get_keys(keys, VERSIONS_GROUP, NULL, NULL);
+    g_autofree char *text = g_key_file_to_data(keys, NULL, NULL);
+    if (!left || !left[0])
+        vl_sanlock_forget_versions(sanlock, vm);
+    else if (!write_unsynced(file, text, &error))
+        g_warning("VM %s: %s", vm->name, error->message);
 }
 
 /* A version that is there and cannot be read is one that nobody has: not having one would be no condition at all. */
