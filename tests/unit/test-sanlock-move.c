@@ -43,6 +43,7 @@ test_version_missing(void)
                                   "token=x,sanlock=0123456789ab",
                                   "token=x,sanlock=0123456789a:7",
                                   "token=x,sanlock=0123456789abc:7",
+                                  "token=x,sanlock=0123456789abc7",
                                   "token=x,sanlock=fedcba987654:3",
                                   "token=x,sanlock=/0123456789ac:7/",
                                   "token=x,sanlock=fedcba987654:3,0123456789ab:7",
