@@ -82,6 +82,15 @@ is_ours(const VlSanlockRef *ref)
     return g_str_equal(ref->space, VL_SANLOCK_SPACE);
 }
 
+char *
+vl_sanlock_ref_id(const VlSanlockRef *ref)
+{
+    if (!ref->space || is_ours(ref))
+        return g_strdup(ref->name);
+    g_autofree char *both = g_strconcat(ref->space, ":", ref->name, NULL);
+    return g_compute_checksum_for_string(G_CHECKSUM_MD5, both, -1);
+}
+
 static Ask *
 ask_new(pid_t pid, const VlSanlockRef *ref)
 {

@@ -27,6 +27,9 @@ typedef struct {
 /* The lease of a path in lease_dir. */
 VlSanlockRef *vl_sanlock_ref_of_path(const VlSanlockConf *conf, const char *path);
 void vl_sanlock_ref_free(VlSanlockRef *ref);
+/* 32 hex digits that tell leases apart, whatever their lockspace and whatever characters are in their names; of ours it
+ * is the name. g_free. */
+char *vl_sanlock_ref_id(const VlSanlockRef *ref);
 
 typedef struct {
     pid_t pid; /* registered with sanlock */

@@ -210,8 +210,8 @@ vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state)
         const VlSanlockLease *own = lease->priv;
         const VlSanlockVolume *volume = lease->volume->priv;
         for (guint r = 0; own && !lease->shared && r < volume->refs->len; r++) {
-            g_string_append_printf(state, "%s%.*s:%" G_GINT64_FORMAT, before, NAME_DIGITS,
-                                   ((const VlSanlockRef *)volume->refs->pdata[r])->name, own->lver[r]);
+            g_autofree char *id = vl_sanlock_ref_id(volume->refs->pdata[r]);
+            g_string_append_printf(state, "%s%.*s:%" G_GINT64_FORMAT, before, NAME_DIGITS, id, own->lver[r]);
             before = "/";
         }
     }
@@ -220,6 +220,7 @@ vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state)
 gint64
 vl_sanlock_version_in(const char *state, const VlSanlockRef *ref)
 {
+    g_autofree char *id = vl_sanlock_ref_id(ref);
     const char *list = state ? strstr(state, STATE_NAME) : NULL;
     guint64 version;
     if (!list)
@@ -227,7 +228,7 @@ vl_sanlock_version_in(const char *state, const VlSanlockRef *ref)
     g_autofree char *mine = g_strndup(list + strlen(STATE_NAME), strcspn(list + strlen(STATE_NAME), ","));
     g_auto(GStrv) items = g_strsplit(mine, "/", -1);
     for (guint i = 0; items[i]; i++)
-        if (strncmp(items[i], ref->name, NAME_DIGITS) == 0 && items[i][NAME_DIGITS] == ':')
+        if (strncmp(items[i], id, NAME_DIGITS) == 0 && items[i][NAME_DIGITS] == ':')
             return to_number(items[i] + NAME_DIGITS + 1, G_MAXINT64, &version) ? (gint64)version : 0;
     return 0;
 }

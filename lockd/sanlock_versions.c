@@ -55,7 +55,7 @@ vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error)
         const VlSanlockLease *own = vl_sanlock_lease_of(lease);
         const VlSanlockVolume *volume = lease->volume->priv;
         for (guint r = 0; r < volume->refs->len && (own->taken || own->let_go); r++) {
-            const char *name = ((const VlSanlockRef *)volume->refs->pdata[r])->name;
+            g_autofree char *name = vl_sanlock_ref_id(volume->refs->pdata[r]);
             g_key_file_set_int64(keys, VERSIONS_GROUP, name, own->lver[r]);
             g_key_file_set_boolean(keys, LET_GO_GROUP, name, own->let_go);
         }
@@ -75,7 +75,7 @@ vl_sanlock_drop_versions(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases)
     for (guint i = 0; i < leases->len; i++) {
         const VlSanlockVolume *volume = ((VlLease *)leases->pdata[i])->volume->priv;
         for (guint r = 0; r < volume->refs->len; r++) {
-            const char *name = ((const VlSanlockRef *)volume->refs->pdata[r])->name;
+            g_autofree char *name = vl_sanlock_ref_id(volume->refs->pdata[r]);
             (void)g_key_file_remove_key(keys, VERSIONS_GROUP, name, NULL);
             (void)g_key_file_remove_key(keys, LET_GO_GROUP, name, NULL);
         }
@@ -113,7 +113,7 @@ vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease)
     if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT))
         return FALSE;
     for (guint i = 0; i < volume->refs->len; i++) {
-        const char *name = ((const VlSanlockRef *)volume->refs->pdata[i])->name;
+        g_autofree char *name = vl_sanlock_ref_id(volume->refs->pdata[i]);
         own->lver[i] = readable ? version_of(keys, name) : VL_SANLOCK_LVER_UNREADABLE;
         own->let_go = own->let_go || g_key_file_get_boolean(keys, LET_GO_GROUP, name, NULL);
         any = any || !readable || g_key_file_has_key(keys, VERSIONS_GROUP, name, NULL);
