@@ -54,6 +54,7 @@ typedef struct {
     guint taken;                      /* so many refs are this process's */
     gboolean let_go;                  /* not on storage any more, on purpose, though PARKED */
     gboolean lock_seen;               /* QEMU was seen to have a write lock on the image */
+    gint wait_left;                   /* atomic: s until the dying host it is waited for is dead; 0: not waiting */
 } VlSanlockLease;
 VlSanlockLease *vl_sanlock_lease_of(VlLease *lease);
 

@@ -307,11 +307,13 @@ static void
 say_wait(Try *try, const char *owner, gint64 until)
 {
     gint64 now = vl_clock_now();
+    int left = (int)MAX(0, (until - now) / G_USEC_PER_SEC);
+    if (try->want->wait_left)
+        g_atomic_int_set(try->want->wait_left, left);
     if (try->said && now < try->said + SAY_EVERY_S * G_USEC_PER_SEC)
         return;
     try->said = now;
-    g_message("%s: waiting for %s to be dead by sanlock's rules, %d s left", try->want->what, owner,
-              (int)MAX(0, (until - now) / G_USEC_PER_SEC));
+    g_message("%s: waiting for %s to be dead by sanlock's rules, %d s left", try->want->what, owner, left);
 }
 
 /* Waits without asking the daemon anything, because each question would keep one of its few threads

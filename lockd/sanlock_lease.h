@@ -39,6 +39,7 @@ typedef struct {
     gint64 lver;       /* > 0: only if nobody has had it since it was so (STALE otherwise) */
     gint64 wait_until; /* vl_clock_now() until which a dying owner may be waited for; 0: not at all */
     gboolean handover; /* its present owner, a live one, is about to let go of it for us */
+    gint *wait_left;   /* atomic, may be NULL: while a dying owner is waited for, the seconds left; else 0 */
 } VlSanlockWant;
 
 /* Leases of our own lockspace get their file made if there is none; HELD, UNKNOWN_OWNER (owner silent, too long to

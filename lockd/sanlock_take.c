@@ -64,8 +64,11 @@ vl_sanlock_take_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, guint wait_s,
                               .shared = lease->shared,
                               .lver = own->lver[own->taken],
                               .wait_until = wait_s ? vl_deadline_in(wait_s) : 0,
+                              .wait_left = &own->wait_left,
                               .handover = handover};
-        if (!vl_sanlock_lease_acquire(sanlock->space, &want, call, error)) {
+        gboolean ok = vl_sanlock_lease_acquire(sanlock->space, &want, call, error);
+        g_atomic_int_set(&own->wait_left, 0);
+        if (!ok) {
             /* What the process had before stays: a running one must not lose it for a failed question. */
             if (!lease->open_already)
                 (void)vl_sanlock_release_refs(sanlock, vm, lease, vl_deadline_in(STEP_S), NULL);

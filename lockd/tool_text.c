@@ -195,7 +195,9 @@ tool_text_list(JsonObject *answer, gint64 now, GString *out)
         g_autofree char *pid = number > 0 ? g_strdup_printf("%" G_GINT64_FORMAT, number) : g_strdup("");
         g_autofree char *since = time_of(lease, "since");
         gboolean shared = g_str_equal(string_of(lease, "mode"), "shared");
-        g_autofree char *state = g_strconcat(string_of(lease, "state"), shared ? ",shared" : "", NULL);
+        gint64 wait = int_of(lease, "wait_s", 0);
+        g_autofree char *waiting = wait > 0 ? g_strdup_printf(", %" G_GINT64_FORMAT " s left", wait) : g_strdup("");
+        g_autofree char *state = g_strconcat(string_of(lease, "state"), shared ? ",shared" : "", waiting, NULL);
         tool_table_add(table, string_of(lease, "volume"), state, string_of(lease, "vm"), string_of(lease, "host"), pid,
                        since, NULL);
     }

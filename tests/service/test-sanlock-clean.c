@@ -248,7 +248,6 @@ test_nameless_file_is_nobodys(Two *two, gconstpointer unused)
 {
     guint32 magic = 0;
     g_free(stale(two, two->a, DISK));
-    g_autofree char *kept = g_build_filename(two->rig.dir, "kept", NULL);
     int fd = open(two->file, O_RDONLY | O_CLOEXEC);
     g_assert_cmpint(fd, >=, 0);
     assert_like(host_do(two->a, "clean %s", base(two->file)), "ok *removed*");

@@ -116,6 +116,9 @@ test_list(void)
                 "rbd:rbd/web1  held           web1  node-a  4711  2026-09-21 14:13:20\n"
                 "rbd:rbd/iso   parked,shared  web2  node-a  12    2026-09-21 14:13:19\n"
                 "rbd:rbd/db    indexed        db    node-b  -     -\n");
+    assert_text(tool_text_list,
+                "{'leases':[{'volume':'file:/a','state':'taking','vm':'w','pid':1,'host':'a','wait_s':43}]}",
+                "VOLUME   STATE              VM  HOST  PID  SINCE\nfile:/a  taking, 43 s left  w   a     1    -\n");
 }
 
 static void
