@@ -84,4 +84,4 @@ def test_power_loss(sanlock_host, vm, shared_file, lease_directory):
     # The host comes back and has nothing.
     a.start()
     leasing.wait_state(a, timeout=100)
-    leasing.refused(vm([lost.disks[0]]), a, f"held by host {b.number} (host-b)")
+    leasing.refused(vm([lost.disks[0]]), a, f"held by host {b.number}")
