@@ -63,6 +63,12 @@ pause_by_libvirt(VlVm *vm)
 }
 
 gboolean
+vl_action_ignores(const VlDaemon *daemon, const VlVm *vm)
+{
+    return choose(daemon, vm) == ON_IGNORE;
+}
+
+gboolean
 vl_action_stop(VlDaemon *daemon, VlVm *vm)
 {
     int action = choose(daemon, vm);
@@ -86,7 +92,7 @@ lost_job(VlDaemon *daemon, gpointer data)
 void
 vl_action_lost(VlDaemon *daemon, VlVm *vm, const char *volume)
 {
-    g_warning("VM %s: its lease on %s is LOST; what it still writes there is refused by the storage", vm->name, volume);
+    g_warning("VM %s: its lease on %s is LOST", vm->name, volume);
     vl_daemon_run(daemon, lost_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
 }
 

@@ -12,6 +12,9 @@ void vl_action_lost(VlDaemon *daemon, VlVm *vm, const char *volume);
  * being killed. */
 gboolean vl_action_stop(VlDaemon *daemon, VlVm *vm);
 
+/* What is done to this VM for a lost lease is nothing, because the administrator wants it so. */
+gboolean vl_action_ignores(const VlDaemon *daemon, const VlVm *vm);
+
 /* A disk was attached that somebody else has leased: hotplug_conflict. `target` ("vdb") may be NULL. */
 void vl_action_conflict(VlDaemon *daemon, VlVm *vm, const char *target);
 

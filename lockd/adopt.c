@@ -165,6 +165,7 @@ adopt_job(VlDaemon *daemon, gpointer data)
                                  code == VL_ERR_NO_ADDRESS || code == VL_ERR_UNKNOWN_OWNER);
         if (again && !g_atomic_int_get(&vm->exited))
             drop_leases(vm);
+        vm->unadopted = !ok;
         g_mutex_unlock(&vm->op);
         index_adopted(daemon, first, ok);
         if (ok)

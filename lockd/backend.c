@@ -112,7 +112,7 @@ vl_backend_file_open(const VlVm *vm, guint64 dev, guint64 ino)
     g_autofree char *path = g_strdup_printf("/proc/%" G_GINT64_FORMAT "/fd", vm->who.pid);
     GDir *dir = g_dir_open(path, 0, NULL);
     const char *name;
-    gboolean found = FALSE;
+    gboolean found = !dir; /* it cannot be told: a process that is gone is the exit's business */
     while (dir && !found && (name = g_dir_read_name(dir))) {
         g_autofree char *file = g_build_filename(path, name, NULL);
         struct stat st;

@@ -97,6 +97,8 @@ struct VlBackendOps {
     gboolean (*show)(VlDaemon *daemon, VlVolume *volume, const VlCall *call, JsonBuilder *out, GError **error);
     void (*status)(VlDaemon *daemon, JsonBuilder *out);
     void (*list)(const VlLease *lease, JsonBuilder *out);
+    /* virtleasectl cleanup, as sanlock_clean.h describes it. NULL: it keeps nothing that could pile up. */
+    gboolean (*clean)(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error);
 };
 
 /* In the order in which a VM's volumes are taken: harmless ones first, fences last. NULL-terminated. */

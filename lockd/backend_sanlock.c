@@ -8,6 +8,7 @@
 #include "common/protocol.h"
 #include "lockd/error.h"
 #include "lockd/route.h"
+#include "lockd/sanlock_clean.h"
 
 #define STEP_S       10.0 /* one command to sanlock that nobody waits for */
 #define PATH_MAX_LEN 1023 /* sanlock's, without the NUL */
@@ -287,6 +288,18 @@ san_gone(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
 {
     if (g_atomic_int_get(&vm->exited))
         vl_sanlock_forget_versions(vl_sanlock_of(daemon), vm);
+    else
+        vl_sanlock_drop_versions(vl_sanlock_of(daemon), vm, leases);
+}
+
+static gboolean
+san_clean(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    VlSanlock *sanlock = vl_sanlock_of(daemon);
+    if (sanlock)
+        return vl_sanlock_clean(sanlock->space, args, call, out, error);
+    vl_set_error(error, VL_ERR_CONFIG, "sanlock is not configured here (sanlock_dir): there are no lease files");
+    return FALSE;
 }
 
 const VlBackendOps vl_backend_sanlock = {
@@ -311,4 +324,5 @@ const VlBackendOps vl_backend_sanlock = {
     .show = vl_sanlock_show,
     .status = vl_sanlock_status,
     .list = vl_sanlock_list,
+    .clean = san_clean,
 };

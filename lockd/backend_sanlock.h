@@ -54,6 +54,7 @@ typedef struct {
     guint taken;                      /* so many refs are this process's */
     gboolean let_go;                  /* not on storage any more, on purpose, though PARKED */
     gboolean lock_seen;               /* QEMU was seen to have a write lock on the image */
+    gint wait_left;                   /* atomic: s until the dying host it is waited for is dead; 0: not waiting */
 } VlSanlockLease;
 VlSanlockLease *vl_sanlock_lease_of(VlLease *lease);
 
@@ -95,6 +96,8 @@ void vl_sanlock_note_locks(const GPtrArray *leases);
 gboolean vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error);
 gboolean vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease);
 gboolean vl_sanlock_had_leases(VlSanlock *sanlock, const VlVm *vm);
+/* A living VM has given these up. */
+void vl_sanlock_drop_versions(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases);
 void vl_sanlock_forget_versions(VlSanlock *sanlock, VlVm *vm);
 
 /* ---- sanlock_loss.c ---- */

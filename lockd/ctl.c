@@ -253,6 +253,18 @@ ctl_release(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *
     return ok;
 }
 
+/* ---- cleanup ---- */
+
+static gboolean
+ctl_cleanup(VlDaemon *daemon, GPtrArray *args, const VlCall *call, JsonBuilder *out, GError **error)
+{
+    for (guint b = 0; vl_backends[b]; b++)
+        if (vl_backends[b]->clean)
+            return vl_backends[b]->clean(daemon, args, call, out, error);
+    vl_set_error(error, VL_ERR_MISSING, "this virtleased was built without sanlock: it has no lease files to clean up");
+    return FALSE;
+}
+
 /* ---- lost: said by sanlock ---- */
 
 #ifdef HAVE_SANLOCK
@@ -270,7 +282,8 @@ vl_ctl_run(VlDaemon *daemon, const char *verb, GPtrArray *args, const VlCall *ca
         const char *verb;
         gboolean (*run)(VlDaemon *, GPtrArray *, const VlCall *, JsonBuilder *, GError **);
     } verbs[] = {
-        {"status", ctl_status}, {"list", ctl_list}, {"show", ctl_show}, {"fence", ctl_fence}, {"release", ctl_release},
+        {"status", ctl_status}, {"list", ctl_list},       {"show", ctl_show},
+        {"fence", ctl_fence},   {"release", ctl_release}, {"cleanup", ctl_cleanup},
 #ifdef HAVE_SANLOCK
         {"lost", ctl_lost},
 #endif

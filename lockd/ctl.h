@@ -6,6 +6,8 @@
  *   show VOLUME               record, lock owner and watchers of one volume
  *   fence HOST [--force]      ends a dead host's session, fences and frees its leases
  *   release VOLUME --force [--no-fence]
+ *   cleanup                   which lease files could be removed, and which not
+ *   cleanup [--dry-run] FILE...   removes those that nobody uses; a dozen at most
  */
 #ifndef VL_LOCKD_CTL_H
 #define VL_LOCKD_CTL_H

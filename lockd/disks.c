@@ -155,15 +155,14 @@ resolve_all(GPtrArray *resolves)
         g_thread_join(threads->pdata[i]);
 }
 
-/* A path counts as libvirt wrote it, too: a symlink that leads elsewhere by now, or nowhere, changes nothing for the
- * QEMU that went through it. */
+/* A path counts as it was written, too: a symlink that leads elsewhere by now, or nowhere, changes nothing for the QEMU
+ * that went through it. */
 static gboolean
 known_already(VlVm *vm, const VlDisk *disk)
 {
     for (guint i = 0; i < vm->leases->len; i++) {
         VlLease *lease = vm->leases->pdata[i];
-        gboolean spelled = disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(lease->spelled, disk->spec.path) == 0;
-        if (!spelled && !vl_volume_spec_equal(&lease->spec, &disk->spec))
+        if (!vl_volume_spec_equal(&lease->spec, &disk->spec))
             continue;
         lease->seen = TRUE;
         lease->device = lease->device && disk->device;
@@ -180,7 +179,6 @@ add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
     if (!lease) {
         lease = vl_lease_new(vm, resolve->volume, &resolve->spec, resolve->disk->target, resolve->disk->shareable);
         lease->device = resolve->disk->device;
-        lease->spelled = resolve->disk->spec.kind == VL_VOLUME_FILE ? g_strdup(resolve->disk->spec.path) : NULL;
         vl_vm_add_lease(vm, lease);
         g_ptr_array_add(ret_new, lease);
     }
@@ -206,7 +204,7 @@ is_named(const VlVm *vm, const VlDomain *domain, const VlDisk *disk)
             return TRUE;
     }
     for (guint i = 0; i < vm->leases->len; i++)
-        if (vl_disk_is_volume_at(disk, ((VlLease *)vm->leases->pdata[i])->spelled))
+        if (vl_disk_is_volume_at(disk, ((VlLease *)vm->leases->pdata[i])->spec.written))
             return TRUE;
     return FALSE;
 }

@@ -49,7 +49,6 @@ vl_lease_free(VlLease *lease)
     vl_volume_unref(lease->volume);
     vl_volume_spec_clear(&lease->spec);
     g_free(lease->target);
-    g_free(lease->spelled);
     vl_record_free(lease->record);
     g_clear_pointer(&lease->raw, g_bytes_unref);
     g_clear_pointer(&lease->baseline, g_ptr_array_unref);

@@ -35,8 +35,7 @@ typedef struct {
     VlVm *vm; /* borrowed: a lease lives in its VM */
     VlVolume *volume;
     struct vl_volume_spec spec;
-    char *target;  /* "vda" */
-    char *spelled; /* a path as libvirt wrote it when QEMU was about to open it; NULL: not a path */
+    char *target; /* "vda" */
     gboolean shared;
     gboolean device; /* only a <lease> names it so far: there is no client of QEMU's to record */
     gboolean seen;   /* the status XML has named it; before that, an attach may still be under way */

@@ -31,9 +31,7 @@ named_in(const GPtrArray *disks, const VlLease *lease)
     for (guint i = 0; i < disks->len; i++) {
         const VlDisk *disk = disks->pdata[i];
         struct vl_volume_spec spec = {0};
-        gboolean same = same_volume(&disk->spec, &lease->spec) ||
-                        (disk->spec.kind == VL_VOLUME_FILE && g_strcmp0(disk->spec.path, lease->spelled) == 0) ||
-                        vl_disk_is_volume_at(disk, lease->spelled);
+        gboolean same = same_volume(&disk->spec, &lease->spec) || vl_disk_is_volume_at(disk, lease->spec.written);
         if (!same && disk->spec.kind == VL_VOLUME_FILE &&
             vl_volume_from_path(disk->spec.path, "/sys", "/dev", &spec) == 0)
             same = same_volume(&spec, &lease->spec);
@@ -132,35 +130,45 @@ set_unleased(VlDaemon *daemon, VlVm *vm, const char *target, const char *why)
     vl_action_conflict(daemon, vm, target);
 }
 
+static void
+has_all(VlVm *vm)
+{
+    g_clear_pointer(&vm->unleased, g_free);
+    vm->unadopted = FALSE;
+}
+
 gboolean
 vl_rescan_unleased(VlDaemon *daemon, VlVm *vm, const VlCall *call, GError **error)
 {
-    if (!vm->unleased || daemon->settings->hotplug_conflict == VL_CONFLICT_LOG)
+    if (!vm->unadopted && (!vm->unleased || daemon->settings->hotplug_conflict == VL_CONFLICT_LOG))
         return TRUE;
     g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, call, error);
     if (!domain || !take_attached(daemon, vm, domain, call, NULL, error)) {
         g_prefix_error(error, "VM '%s' has a disk that it has no lease for: ", vm->name);
         return FALSE;
     }
-    g_clear_pointer(&vm->unleased, g_free);
+    has_all(vm);
     return TRUE;
 }
 
-/* libvirt writes a disk into the XML after it was attached; at a resume all of them are there. When that cannot be
- * told, CPUs may be about to run. (A <disk type='volume'> is there without its path.) */
+/* libvirt writes a disk into the XML after it was attached; at a resume all of them are there, and QEMU has them open
+ * (a lease that an adoption did not get is taken as one that the VM had, R1). When that cannot be told, CPUs may be
+ * about to run. (A <disk type='volume'> is there without its path.) */
 static gboolean
 in_xml(VlDaemon *daemon, VlVm *vm, GPtrArray *fresh, const VlCall *call)
 {
     g_autoptr(VlDomain) domain = vl_disks_domain(daemon, vm->uri, vm->name, vm->who.uuid, vm->who.pid, call, NULL);
+    gboolean found = !domain;
     for (guint i = 0; domain && i < domain->disks->len; i++) {
         const struct vl_volume_spec *spec = &((VlDisk *)domain->disks->pdata[i])->spec;
-        if (spec->kind == VL_VOLUME_OTHER && g_str_has_prefix(spec->path, "volume:"))
-            return TRUE;
+        found = found || (spec->kind == VL_VOLUME_OTHER && g_str_has_prefix(spec->path, "volume:"));
     }
-    for (guint i = 0; domain && i < fresh->len; i++)
-        if (named(domain, fresh->pdata[i]))
-            return TRUE;
-    return !domain;
+    for (guint i = 0; domain && i < fresh->len; i++) {
+        VlLease *lease = fresh->pdata[i];
+        lease->open_already = named(domain, lease);
+        found = found || lease->open_already;
+    }
+    return found;
 }
 
 gboolean
@@ -170,7 +178,8 @@ vl_rescan_named(VlDaemon *daemon, VlVm *vm, GPtrArray *disks, const VlCall *call
     VlDomain named = {.disks = disks};
     gboolean ok = vl_disks_add(daemon, vm, &named, call, fresh, error);
     *ret_attach = fresh->len > 0 && !in_xml(daemon, vm, fresh, call);
-    for (guint i = 0; i < fresh->len && *ret_attach; i++)
+    /* Until a rescan has seen it in the XML; even when this is taken for a resume it may be an attach. */
+    for (guint i = 0; i < fresh->len; i++)
         ((VlLease *)fresh->pdata[i])->seen = FALSE;
     if (ok && vl_take_all(daemon, vm, fresh, daemon->settings->takeover_wait, call, error))
         return TRUE;
@@ -185,7 +194,8 @@ note_migration(VlDaemon *daemon, VlVm *vm, const VlDomain *domain)
 {
     if (domain->async_job && g_str_equal(domain->async_job, "migration out")) {
         vm->migrating = TRUE;
-        if (!vm->running)
+        /* After a restart of ours `running` may be wrong until the next call about the VM. */
+        if (!vm->running && domain->paused)
             vl_depart_all(daemon, vm);
     } else if (vm->migrating && vm->running && g_strcmp0(domain->state, "running") == 0) {
         vm->migrating = FALSE;
@@ -214,7 +224,7 @@ rescan_once(VlDaemon *daemon, VlVm *vm)
     for (guint i = 0; i < vm->leases->len; i++)
         had_devices = had_devices || ((VlLease *)vm->leases->pdata[i])->device;
     if (take_attached(daemon, vm, domain, &call, &target, &error))
-        g_clear_pointer(&vm->unleased, g_free);
+        has_all(vm);
     else if (vl_error_code(error) != VL_ERR_CANCELLED)
         set_unleased(daemon, vm, target, error->message);
     if (had_devices)

@@ -20,6 +20,7 @@
 #define HALF_MADE_S 3   /* how long a lease file may be short or unformatted: somebody is making it */
 #define LOOK_S      5.0 /* one look at who owns a lease */
 #define RETRY_MS    100
+#define CLEANUP_MS  600 /* how long a cleanup may hold a lease that nobody uses (sanlock_clean.h) */
 #define HANDOVER_MS 20
 #define SAY_EVERY_S 10
 #define MAKE_TRIES  3
@@ -79,6 +80,15 @@ static gboolean
 is_ours(const VlSanlockRef *ref)
 {
     return g_str_equal(ref->space, VL_SANLOCK_SPACE);
+}
+
+char *
+vl_sanlock_ref_id(const VlSanlockRef *ref)
+{
+    if (!ref->space || is_ours(ref))
+        return g_strdup(ref->name);
+    g_autofree char *both = g_strconcat(ref->space, ":", ref->name, NULL);
+    return g_compute_checksum_for_string(G_CHECKSUM_MD5, both, -1);
 }
 
 static Ask *
@@ -275,6 +285,7 @@ typedef struct {
     const VlSanlockWant *want;
     const VlCall *call;
     gint64 began, said;
+    gint64 met; /* somebody who has it, for the first time */
     guint made;
 } Try;
 
@@ -296,11 +307,13 @@ static void
 say_wait(Try *try, const char *owner, gint64 until)
 {
     gint64 now = vl_clock_now();
+    int left = (int)MAX(0, (until - now) / G_USEC_PER_SEC);
+    if (try->want->wait_left)
+        g_atomic_int_set(try->want->wait_left, left);
     if (try->said && now < try->said + SAY_EVERY_S * G_USEC_PER_SEC)
         return;
     try->said = now;
-    g_message("%s: waiting for %s to be dead by sanlock's rules, %d s left", try->want->what, owner,
-              (int)MAX(0, (until - now) / G_USEC_PER_SEC));
+    g_message("%s: waiting for %s to be dead by sanlock's rules, %d s left", try->want->what, owner, left);
 }
 
 /* Waits without asking the daemon anything, because each question would keep one of its few threads
@@ -343,6 +356,20 @@ refuse_owner(const Try *try, int rc, const char *owner, const VlSpaceHost *seen,
                  try->want->what, owner, MAX(1, left));
 }
 
+/* Who has it may be a cleanup that will have removed the file in a moment: a start must not fail for that. */
+static gboolean
+perhaps_cleanup(Try *try)
+{
+    if (!is_ours(try->want->ref))
+        return FALSE;
+    if (!try->met)
+        try->met = vl_clock_now();
+    if (vl_clock_now() >= try->met + CLEANUP_MS * 1000)
+        return FALSE;
+    pause_ms(try, RETRY_MS / 2 + g_random_int_range(0, RETRY_MS));
+    return TRUE;
+}
+
 /* The lease has another host's name on it. TRUE: ask again. An owner that crashed just now looks alive
  * until it misses its renewals; waiting for a sign of life is only worth it if the wait could
  * also last until its death. */
@@ -352,12 +379,17 @@ meet_owner(Try *try, int rc, GError **error)
     guint64 id = 0;
     VlSpaceHost seen = {.changed = vl_clock_now()};
     g_autoptr(GError) ignored = NULL;
+    if (rc == SANLK_ACQUIRE_IDLIVE && perhaps_cleanup(try))
+        return TRUE;
     g_autofree char *owner =
         vl_sanlock_lease_owner(try->space, try->want->ref, vl_call_within(try->call, LOOK_S), &id, NULL, &ignored);
     if (!owner && !ignored)
         return vl_call_check(try->call, try->want->what, error); /* it has just been released */
     gboolean known = id && vl_sanlock_space_host(try->space, id, &seen);
-    gboolean proven = known && seen.renewing && seen.changed > try->began;
+    /* Our daemon looks at the others each time it renews itself: what it saw last may have been written that much
+     * earlier. */
+    gint64 late = (VL_SANLOCK_RENEW_S((gint64)vl_sanlock_space_conf(try->space)->io_timeout) + 1) * G_USEC_PER_SEC;
+    gboolean proven = known && seen.renewing && seen.changed > try->began + late;
     if (!known || proven || try->want->wait_until < dead_at(&seen, vl_sanlock_space_conf(try->space))) {
         refuse_owner(try, rc, owner ? owner : "another host", &seen, error);
         return FALSE;
@@ -365,9 +397,10 @@ meet_owner(Try *try, int rc, GError **error)
     return wait_for_owner(try, id, &seen, owner, error);
 }
 
-/* Held on this host: by this very process, from an earlier attempt or an earlier life of ours? */
+/* Held on this host: by this very process, from an earlier attempt or an earlier life of ours? *ret_again: ask again.
+ */
 static gboolean
-is_own(Try *try, int rc, GError **error)
+is_own(Try *try, int rc, gboolean *ret_again, GError **error)
 {
     g_autoptr(GHashTable) held =
         vl_sanlock_lease_inquire(try->want->pid, try->want->what, vl_call_within(try->call, LOOK_S), error);
@@ -375,6 +408,9 @@ is_own(Try *try, int rc, GError **error)
         return FALSE;
     if (vl_sanlock_lease_lver(held, try->want->ref) >= 0)
         return TRUE;
+    *ret_again = perhaps_cleanup(try);
+    if (*ret_again)
+        return FALSE;
     vl_sanlock_error(error, VL_SANLOCK_ACQUIRE, rc, try->want->what, NULL);
     return FALSE;
 }
@@ -434,15 +470,16 @@ vl_sanlock_lease_acquire(VlSanlockSpace *space, const VlSanlockWant *want, const
     Try try = {.space = space, .want = want, .call = call, .began = vl_clock_now()};
     for (;;) {
         int rc;
+        gboolean again = FALSE;
         if (!vl_call_check(call, want->what, error) ||
             (is_ours(want->ref) && !vl_sanlock_space_wait(space, call, want->what, error)) ||
             !acquire_once(want, call->deadline, &rc, error))
             return FALSE;
         if (rc >= 0)
             return TRUE;
-        if (rc == -EEXIST)
-            return is_own(&try, rc, error);
-        if (!answer(&try, rc, error))
+        if (rc == -EEXIST && is_own(&try, rc, &again, error))
+            return TRUE;
+        if (rc == -EEXIST ? !again : !answer(&try, rc, error))
             return FALSE;
     }
 }

@@ -27,6 +27,9 @@ typedef struct {
 /* The lease of a path in lease_dir. */
 VlSanlockRef *vl_sanlock_ref_of_path(const VlSanlockConf *conf, const char *path);
 void vl_sanlock_ref_free(VlSanlockRef *ref);
+/* 32 hex digits that tell leases apart, whatever their lockspace and whatever characters are in their names; of ours it
+ * is the name. g_free. */
+char *vl_sanlock_ref_id(const VlSanlockRef *ref);
 
 typedef struct {
     pid_t pid; /* registered with sanlock */
@@ -36,6 +39,7 @@ typedef struct {
     gint64 lver;       /* > 0: only if nobody has had it since it was so (STALE otherwise) */
     gint64 wait_until; /* vl_clock_now() until which a dying owner may be waited for; 0: not at all */
     gboolean handover; /* its present owner, a live one, is about to let go of it for us */
+    gint *wait_left;   /* atomic, may be NULL: while a dying owner is waited for, the seconds left; else 0 */
 } VlSanlockWant;
 
 /* Leases of our own lockspace get their file made if there is none; HELD, UNKNOWN_OWNER (owner silent, too long to

@@ -5,19 +5,24 @@
  * The daemon is gone, or this host is out of the lockspace: nobody but the QEMU process itself could register it
  * again (sanlock goes by the credentials of connect()), and as soon as this host joins anew, others may take its leases
  * for those of an earlier life. So every VM that has leases is treated as one whose lease is lost, before
- * we join.
+ * we join; what libvirt did not stop within 30 s is killed (not what <on_lockfailure> or on_lease_lost leave alone:
+ * that runs on unguarded).
  *
  * The lockspace is failing: sanlock runs `virtleasectl lost UUID` for each VM and kills what still has leases 40 s
  * later. A VM that could be paused, with all its writes done, gives its leases back and lives; resumed, it takes
  * them again if nobody had them.
  */
+#include <signal.h>
+
 #include "lockd/action.h"
 #include "lockd/audit.h"
 #include "lockd/backend_sanlock.h"
 #include "lockd/error.h"
+#include "lockd/procinfo.h"
 
 #define STEP_S  5.0
 #define STOP_S  30.0 /* how long joining anew waits for VMs to stop */
+#define KILL_S  5.0  /* and then for those that were killed */
 #define POLL_US (20 * 1000)
 
 static gboolean
@@ -64,7 +69,8 @@ wait_stopped(VlVm *vm)
 typedef struct {
     VlVm *vm;
     char *reason;
-    gint done; /* atomic */
+    gboolean lost; /* sanlock does not know the VM any more; set before done */
+    gint done;     /* atomic */
 } Loss;
 
 static void
@@ -107,8 +113,10 @@ loss_job(VlDaemon *daemon, gpointer data)
     g_autoptr(GHashTable) held = vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, vl_deadline_in(STEP_S), NULL);
     /* Known to the daemon as ever: it was only our own connection that broke. */
     gboolean lost = !held || g_hash_table_size(held) == 0;
-    /* Being adopted, its leases have no state yet and its operation lock is taken. */
-    if (lost && vm->adopting) {
+    loss->lost = lost;
+    /* Being adopted, its leases have no state yet and its operation lock is taken; and of a disk that the status XML
+     * does not name (type 'volume') only the versions are left after a restart of ours. */
+    if (lost && (vm->adopting || !has_leases(vm))) {
         vl_sanlock_unprotected(daemon, vm, loss->reason);
         wait_stopped(vm);
     } else if (lost) {
@@ -119,20 +127,47 @@ loss_job(VlDaemon *daemon, gpointer data)
     g_atomic_int_set(&loss->done, 1);
 }
 
+/* Or it may, because its administrator wants it so. */
 static gboolean
-all_stopped(GPtrArray *losses)
+is_stopped(const VlDaemon *daemon, Loss *loss)
+{
+    if (g_atomic_int_get(&loss->vm->exited))
+        return TRUE;
+    if (!g_atomic_int_get(&loss->done))
+        return FALSE;
+    vl_vms_lock(loss->vm->vms);
+    gboolean runs = loss->vm->running;
+    vl_vms_unlock(loss->vm->vms);
+    return !runs || !loss->lost || vl_action_ignores(daemon, loss->vm);
+}
+
+static gboolean
+wait_all(VlDaemon *daemon, GPtrArray *losses, double seconds)
+{
+    gint64 until = g_get_monotonic_time() + (gint64)(seconds * G_USEC_PER_SEC);
+    for (;;) {
+        gboolean all = TRUE;
+        for (guint i = 0; i < losses->len && all; i++)
+            all = is_stopped(daemon, losses->pdata[i]);
+        if (all || g_get_monotonic_time() >= until || g_atomic_int_get(&daemon->stopping))
+            return all;
+        g_usleep(POLL_US);
+    }
+}
+
+/* libvirt did not pause them, or hangs. Once this host has joined, another host may run these VMs: they must not. */
+static void
+kill_running(VlDaemon *daemon, GPtrArray *losses)
 {
     for (guint i = 0; i < losses->len; i++) {
         Loss *loss = losses->pdata[i];
-        if (!g_atomic_int_get(&loss->done))
-            return FALSE;
-        vl_vms_lock(loss->vm->vms);
-        gboolean runs = loss->vm->running && !g_atomic_int_get(&loss->vm->exited);
-        vl_vms_unlock(loss->vm->vms);
-        if (runs)
-            return FALSE;
+        if (is_stopped(daemon, loss) || g_atomic_int_get(&daemon->stopping) || vl_action_ignores(daemon, loss->vm))
+            continue;
+        g_warning("VM %s: lost its leases and could not be paused within %.0f s; killing process %" G_GINT64_FORMAT
+                  ", because other hosts may take its disks from now on",
+                  loss->vm->name, STOP_S, loss->vm->who.pid);
+        vl_proc_kill(loss->vm->pidfd, SIGKILL);
     }
-    return TRUE;
 }
 
 void
@@ -153,9 +188,10 @@ vl_sanlock_lost(const char *reason, gpointer opaque)
         g_ptr_array_add(losses, g_atomic_rc_box_acquire(loss));
         vl_daemon_run(daemon, loss_job, loss, loss_unref);
     }
-    gint64 until = g_get_monotonic_time() + (gint64)(STOP_S * G_USEC_PER_SEC);
-    while (!all_stopped(losses) && g_get_monotonic_time() < until && !g_atomic_int_get(&daemon->stopping))
-        g_usleep(POLL_US);
+    if (!wait_all(daemon, losses, STOP_S)) {
+        kill_running(daemon, losses);
+        (void)wait_all(daemon, losses, KILL_S);
+    }
 }
 
 /* ---- killpath ---- */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "lockd/error.h"
+#include "lockd/fault.h"
 
 #define STEP_S       10.0
 #define POLL_US      (10 * 1000)
@@ -83,7 +84,7 @@ qemu_has(const VlVm *vm, const VlFileId *id)
     g_autofree char *proc = g_strdup_printf("/proc/%" G_GINT64_FORMAT, vm->who.pid);
     g_autofree char *fds = g_build_filename(proc, "fd", NULL);
     g_autoptr(GDir) dir = g_dir_open(fds, 0, NULL);
-    Open open = OPEN_NOT;
+    Open open = dir ? OPEN_NOT : OPEN_LOCKED; /* it cannot be told, so it may write */
     for (const char *name; dir && open != OPEN_LOCKED && (name = g_dir_read_name(dir));) {
         g_autofree char *path = g_build_filename(fds, name, NULL);
         if (is_file(path, id))
@@ -209,8 +210,8 @@ vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state)
         const VlSanlockLease *own = lease->priv;
         const VlSanlockVolume *volume = lease->volume->priv;
         for (guint r = 0; own && !lease->shared && r < volume->refs->len; r++) {
-            g_string_append_printf(state, "%s%.*s:%" G_GINT64_FORMAT, before, NAME_DIGITS,
-                                   ((const VlSanlockRef *)volume->refs->pdata[r])->name, own->lver[r]);
+            g_autofree char *id = vl_sanlock_ref_id(volume->refs->pdata[r]);
+            g_string_append_printf(state, "%s%.*s:%" G_GINT64_FORMAT, before, NAME_DIGITS, id, own->lver[r]);
             before = "/";
         }
     }
@@ -219,6 +220,7 @@ vl_sanlock_state(const VlVm *vm, const GPtrArray *leases, GString *state)
 gint64
 vl_sanlock_version_in(const char *state, const VlSanlockRef *ref)
 {
+    g_autofree char *id = vl_sanlock_ref_id(ref);
     const char *list = state ? strstr(state, STATE_NAME) : NULL;
     guint64 version;
     if (!list)
@@ -226,7 +228,7 @@ vl_sanlock_version_in(const char *state, const VlSanlockRef *ref)
     g_autofree char *mine = g_strndup(list + strlen(STATE_NAME), strcspn(list + strlen(STATE_NAME), ","));
     g_auto(GStrv) items = g_strsplit(mine, "/", -1);
     for (guint i = 0; items[i]; i++)
-        if (strncmp(items[i], ref->name, NAME_DIGITS) == 0 && items[i][NAME_DIGITS] == ':')
+        if (strncmp(items[i], id, NAME_DIGITS) == 0 && items[i][NAME_DIGITS] == ':')
             return to_number(items[i] + NAME_DIGITS + 1, G_MAXINT64, &version) ? (gint64)version : 0;
     return 0;
 }
@@ -306,6 +308,7 @@ vl_sanlock_finish_incoming(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const 
                            GError **error)
 {
     VlSanlock *sanlock = vl_sanlock_of(daemon);
+    VL_FAULT("before-hand-over");
     for (guint i = 0; i < leases->len; i++)
         if (!finish_one(sanlock, vm, leases->pdata[i], state, call, error))
             return FALSE;

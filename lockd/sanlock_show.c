@@ -84,4 +84,6 @@ vl_sanlock_list(const VlLease *lease, JsonBuilder *out)
     vl_json_int(out, "version", own ? own->lver[0] : 0);
     if (own && own->let_go)
         vl_json_bool(out, "let_go", TRUE);
+    if (own && g_atomic_int_get(&own->wait_left))
+        vl_json_int(out, "wait_s", g_atomic_int_get(&own->wait_left));
 }

@@ -19,6 +19,7 @@
 #define RETRY_FIRST_MS   1000
 #define RETRY_MAX_MS     30000
 #define HEALTH_TIMEOUT_S 5.0
+#define NAMES_TIMEOUT_S  0.3
 #define FORMAT_TIMEOUT_S 60.0
 #define FORMATTING_S     10 /* how long a half-made lockspace file may be somebody's at work on it */
 
@@ -44,6 +45,7 @@ struct VlSanlockSpace {
     VlSpaceState state;
     gint64 since;
     char *reason;
+    gboolean stuck; /* on its way to be joined, but something is wrong: a start does not wait for that */
     gboolean watchdog, watchdog_known;
 };
 
@@ -72,8 +74,10 @@ set_state(VlSanlockSpace *space, VlSpaceState state, const char *reason)
     g_mutex_lock(&space->lock);
     VlSpaceState was = space->state;
     gboolean news = was != state || g_strcmp0(space->reason, reason) != 0;
-    if (was != state)
+    if (was != state) {
         space->since = vl_clock_now();
+        space->stuck = FALSE;
+    }
     space->state = state;
     if (news) {
         g_free(space->reason);
@@ -86,6 +90,15 @@ set_state(VlSanlockSpace *space, VlSpaceState state, const char *reason)
     gboolean good = state == VL_SPACE_JOINED || state == VL_SPACE_FORMATTING || state == VL_SPACE_JOINING;
     g_log(G_LOG_DOMAIN, good && was != state ? G_LOG_LEVEL_MESSAGE : G_LOG_LEVEL_WARNING,
           "sanlock lockspace " VL_SANLOCK_SPACE ": %s -> %s: %s", state_names[was], state_names[state], reason);
+}
+
+static void
+set_stuck(VlSanlockSpace *space, gboolean stuck)
+{
+    g_mutex_lock(&space->lock);
+    space->stuck = stuck;
+    g_cond_broadcast(&space->cond);
+    g_mutex_unlock(&space->lock);
 }
 
 static VlSpaceState
@@ -103,15 +116,6 @@ vl_sanlock_space_host(VlSanlockSpace *space, guint64 host_id, VlSpaceHost *ret)
     return vl_sanlock_hosts_get(space->hosts, host_id, ret);
 }
 
-char *
-vl_sanlock_space_host_text(VlSanlockSpace *space, guint64 host_id)
-{
-    VlSpaceHost host = {0};
-    (void)vl_sanlock_space_host(space, host_id, &host);
-    return host.name[0] ? g_strdup_printf("host %" G_GUINT64_FORMAT " (%s)", host_id, host.name)
-                        : g_strdup_printf("host %" G_GUINT64_FORMAT, host_id);
-}
-
 /* ---- steps of the thread; each returns how long to wait before the next, in ms ---- */
 
 static void
@@ -126,6 +130,7 @@ static guint
 pause_grow(VlSanlockSpace *space)
 {
     guint pause = space->pause_ms;
+    set_stuck(space, TRUE);
     space->pause_ms = MIN(pause * 2, RETRY_MAX_MS);
     return pause;
 }
@@ -289,7 +294,7 @@ step_watch(VlSanlockSpace *space)
     int rc;
     gboolean with_names = space->ticks % (space->ticks < 2 * NAMES_TICKS ? 4 : NAMES_TICKS) == 0;
     space->ticks++;
-    if (!vl_space_call_hosts(space->conf, with_names, vl_deadline_in(HEALTH_TIMEOUT_S), &rc, &seen, &n, &error)) {
+    if (!vl_space_call_hosts(space->conf, vl_deadline_in(HEALTH_TIMEOUT_S), &rc, &seen, &n, &error)) {
         set_state(space, VL_SPACE_FAILING, error->message); /* hung or stopped: only the renewals count */
         judge_renewal(space);
         return TICK_MS;
@@ -300,6 +305,8 @@ step_watch(VlSanlockSpace *space)
         set_state(space, VL_SPACE_FORMATTING, "joining again");
         return 0;
     }
+    if (rc == 0 && with_names)
+        vl_space_call_names(space->conf, seen, n, vl_deadline_in(NAMES_TIMEOUT_S));
     if (rc == 0)
         vl_sanlock_hosts_note(space->hosts, seen, n);
     g_free(seen);
@@ -390,10 +397,11 @@ vl_sanlock_space_free(VlSanlockSpace *space)
     g_free(space);
 }
 
+/* With its lock. */
 static gboolean
-is_coming(VlSpaceState state)
+is_coming(const VlSanlockSpace *space)
 {
-    return state == VL_SPACE_JOINING || state == VL_SPACE_FORMATTING;
+    return (space->state == VL_SPACE_JOINING || space->state == VL_SPACE_FORMATTING) && !space->stuck;
 }
 
 gboolean
@@ -401,9 +409,9 @@ vl_sanlock_space_wait(VlSanlockSpace *space, const VlCall *call, const char *wha
 {
     gboolean ok = TRUE;
     g_mutex_lock(&space->lock);
-    while (ok && is_coming(space->state)) {
+    while (ok && is_coming(space)) {
         (void)g_cond_wait_until(&space->cond, &space->lock, g_get_monotonic_time() + TICK_MS * 1000);
-        if (is_coming(space->state)) {
+        if (is_coming(space)) {
             g_mutex_unlock(&space->lock);
             ok = vl_call_check(call, what, NULL);
             g_mutex_lock(&space->lock);

@@ -12,6 +12,7 @@
 #include "lockd/sanlock_call.h"
 
 #define HEALTH_TARGET  G_MAXUINT64 /* one question at a time: a daemon that hangs gets no second one */
+#define NAMES_TARGET   (G_MAXUINT64 - 1)
 #define STATUS_SECONDS "5"
 #define NAME_FORMAT    ".virtlease-host-%" G_GUINT64_FORMAT
 #define PLACES         "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -157,8 +158,6 @@ hosts_run(gpointer data)
                                          .timestamp = hosts[i].timestamp,
                                          .io_timeout = hosts[i].io_timeout,
                                          .life = life_of(hosts[i].flags)};
-            if (ask->dir)
-                read_name(ask->dir, &ask->seen[i]);
         }
     }
     free(hosts);
@@ -168,17 +167,42 @@ hosts_run(gpointer data)
 static const VlSanlockOp hosts_op = {hosts_run, NULL, ask_free};
 
 gboolean
-vl_space_call_hosts(const VlSanlockConf *conf, gboolean with_names, gint64 deadline, int *ret_rc,
-                    VlSpaceSeen **ret_seen, guint *ret_n, GError **error)
+vl_space_call_hosts(const VlSanlockConf *conf, gint64 deadline, int *ret_rc, VlSpaceSeen **ret_seen, guint *ret_n,
+                    GError **error)
 {
     Ask *ask = ask_new(conf);
-    ask->dir = with_names ? g_strdup(conf->lease_dir) : NULL;
     if (!vl_sanlock_call(&hosts_op, ask, HEALTH_TARGET, "asking sanlock for its hosts", deadline, ret_rc, error))
         return FALSE;
     *ret_seen = g_steal_pointer(&ask->seen);
     *ret_n = ask->n;
     ask_free(ask);
     return TRUE;
+}
+
+static int
+names_run(gpointer data)
+{
+    Ask *ask = data;
+    for (guint i = 0; i < ask->n; i++)
+        read_name(ask->dir, &ask->seen[i]);
+    return 0;
+}
+
+static const VlSanlockOp names_op = {names_run, NULL, ask_free};
+
+void
+vl_space_call_names(const VlSanlockConf *conf, VlSpaceSeen *seen, guint n, gint64 deadline)
+{
+    int rc;
+    Ask *ask = ask_new(conf);
+    ask->dir = g_strdup(conf->lease_dir);
+    ask->seen = g_memdup2(seen, n * sizeof(*seen));
+    ask->n = n;
+    if (!vl_sanlock_call(&names_op, ask, NAMES_TARGET, "reading the hosts' names", deadline, &rc, NULL))
+        return;
+    for (guint i = 0; i < n; i++)
+        g_strlcpy(seen[i].name, ask->seen[i].name, sizeof(seen[i].name));
+    ask_free(ask);
 }
 
 /* ---- by other ways ---- */

@@ -20,8 +20,11 @@ gboolean vl_space_call_read(const VlSanlockConf *conf, gint64 deadline, int *ret
 gboolean vl_space_call_inquire(const VlSanlockConf *conf, gint64 deadline, int *ret_rc, GError **error);
 gboolean vl_space_call_add(const VlSanlockConf *conf, gint64 deadline, int *ret_rc, GError **error);
 /* rc -EAGAIN: joined, but nothing seen yet. Free *ret_seen with g_free. */
-gboolean vl_space_call_hosts(const VlSanlockConf *conf, gboolean with_names, gint64 deadline, int *ret_rc,
-                             VlSpaceSeen **ret_seen, guint *ret_n, GError **error);
+gboolean vl_space_call_hosts(const VlSanlockConf *conf, gint64 deadline, int *ret_rc, VlSpaceSeen **ret_seen,
+                             guint *ret_n, GError **error);
+/* Fills in the hosts' names, if the lease directory answers: apart from what the daemon is asked, because the names
+ * matter least when storage hangs. */
+void vl_space_call_names(const VlSanlockConf *conf, VlSpaceSeen *seen, guint n, gint64 deadline);
 
 /* The daemon's use_watchdog, which the library does not tell: asks the sanlock program. Blocks for
  * 5 s at most. */

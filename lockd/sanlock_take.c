@@ -64,8 +64,11 @@ vl_sanlock_take_refs(VlSanlock *sanlock, VlVm *vm, VlLease *lease, guint wait_s,
                               .shared = lease->shared,
                               .lver = own->lver[own->taken],
                               .wait_until = wait_s ? vl_deadline_in(wait_s) : 0,
+                              .wait_left = &own->wait_left,
                               .handover = handover};
-        if (!vl_sanlock_lease_acquire(sanlock->space, &want, call, error)) {
+        gboolean ok = vl_sanlock_lease_acquire(sanlock->space, &want, call, error);
+        g_atomic_int_set(&own->wait_left, 0);
+        if (!ok) {
             /* What the process had before stays: a running one must not lose it for a failed question. */
             if (!lease->open_already)
                 (void)vl_sanlock_release_refs(sanlock, vm, lease, vl_deadline_in(STEP_S), NULL);
@@ -90,8 +93,10 @@ vl_sanlock_is_held(VlLease *lease, GHashTable *held, gboolean note)
         if (note)
             own->lver[i] = lease->shared ? 0 : lver;
     }
-    if (note)
+    if (note) {
         own->taken = volume->refs->len;
+        own->let_go = FALSE; /* whatever was planned before a crash */
+    }
     return TRUE;
 }
 
@@ -212,7 +217,7 @@ vl_sanlock_hold(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token
     gboolean again = FALSE;
     for (guint i = 0; held && i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
-        if (vl_sanlock_is_held(lease, held, FALSE))
+        if (vl_sanlock_is_held(lease, held, TRUE))
             continue;
         again = TRUE;
         if (!take_again(sanlock, vm, lease, call, error))
@@ -221,6 +226,15 @@ vl_sanlock_hold(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, const char *token
     vl_sanlock_note_locks(leases);
     return held && (!again || (vl_sanlock_verify(sanlock, vm, leases, vl_call_within(call, STEP_S), error) &&
                                vl_sanlock_save_versions(sanlock, vm, error)));
+}
+
+/* Somebody else has or had it. Anything else may pass. */
+static gboolean
+is_final(const GError *error)
+{
+    enum vl_error code = vl_error_code(error);
+    return code == VL_ERR_STALE || code == VL_ERR_HELD || code == VL_ERR_UNKNOWN_OWNER ||
+           code == VL_ERR_NOT_REGISTERED || code == VL_ERR_LOST;
 }
 
 /* Not ours any more means: the daemon that knew was restarted, or the lease was released under the VM. */
@@ -244,7 +258,10 @@ vl_sanlock_audit(VlDaemon *daemon, VlVm *vm, GPtrArray *leases)
             vl_sanlock_verify(sanlock, vm, leases, call.deadline, &why))
             g_warning("VM %s: sanlock had dropped %s; taken again, nobody had it meanwhile", vm->name,
                       lease->volume->display);
-        else if (!g_atomic_int_get(&vm->exited))
+        else if (!g_atomic_int_get(&vm->exited) && is_final(why ? why : error))
             vl_lose(daemon, vm, lease, why ? why->message : error->message);
+        else if (why)
+            g_warning("VM %s: sanlock has dropped %s, which cannot be taken again yet: %s", vm->name,
+                      lease->volume->display, why->message);
     }
 }

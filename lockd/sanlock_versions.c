@@ -41,24 +41,51 @@ write_unsynced(const char *file, const char *text, GError **error)
     return ok;
 }
 
+/* Keeps what is written of leases that are not in the table (after a restart, of disks that the status XML does not
+ * name). */
 gboolean
 vl_sanlock_save_versions(VlSanlock *sanlock, VlVm *vm, GError **error)
 {
     g_autofree char *file = versions_file(sanlock, vm);
     g_autoptr(GKeyFile) keys = g_key_file_new();
+    (void)g_key_file_load_from_file(keys, file, G_KEY_FILE_NONE, NULL);
     g_autoptr(GPtrArray) leases = vl_backend_share(&vl_backend_sanlock, vm->leases, VL_LEASE_STATE_COUNT);
     for (guint i = 0; i < leases->len; i++) {
         VlLease *lease = leases->pdata[i];
         const VlSanlockLease *own = vl_sanlock_lease_of(lease);
         const VlSanlockVolume *volume = lease->volume->priv;
         for (guint r = 0; r < volume->refs->len && (own->taken || own->let_go); r++) {
-            const char *name = ((const VlSanlockRef *)volume->refs->pdata[r])->name;
+            g_autofree char *name = vl_sanlock_ref_id(volume->refs->pdata[r]);
             g_key_file_set_int64(keys, VERSIONS_GROUP, name, own->lver[r]);
             g_key_file_set_boolean(keys, LET_GO_GROUP, name, own->let_go);
         }
     }
     g_autofree char *text = g_key_file_to_data(keys, NULL, NULL);
     return write_unsynced(file, text, error);
+}
+
+void
+vl_sanlock_drop_versions(VlSanlock *sanlock, VlVm *vm, GPtrArray *leases)
+{
+    g_autofree char *file = versions_file(sanlock, vm);
+    g_autoptr(GKeyFile) keys = g_key_file_new();
+    g_autoptr(GError) error = NULL;
+    if (!g_key_file_load_from_file(keys, file, G_KEY_FILE_NONE, NULL))
+        return;
+    for (guint i = 0; i < leases->len; i++) {
+        const VlSanlockVolume *volume = ((VlLease *)leases->pdata[i])->volume->priv;
+        for (guint r = 0; r < volume->refs->len; r++) {
+            g_autofree char *name = vl_sanlock_ref_id(volume->refs->pdata[r]);
+            (void)g_key_file_remove_key(keys, VERSIONS_GROUP, name, NULL);
+            (void)g_key_file_remove_key(keys, LET_GO_GROUP, name, NULL);
+        }
+    }
+    g_auto(GStrv) left = g_key_file_get_keys(keys, VERSIONS_GROUP, NULL, NULL);
+    g_autofree char *text = g_key_file_to_data(keys, NULL, NULL);
+    if (!left || !left[0])
+        vl_sanlock_forget_versions(sanlock, vm);
+    else if (!write_unsynced(file, text, &error))
+        g_warning("VM %s: %s", vm->name, error->message);
 }
 
 /* A version that is there and cannot be read is one that nobody has: not having one would be no condition at all. */
@@ -86,7 +113,7 @@ vl_sanlock_load_versions(VlSanlock *sanlock, VlVm *vm, VlLease *lease)
     if (g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT))
         return FALSE;
     for (guint i = 0; i < volume->refs->len; i++) {
-        const char *name = ((const VlSanlockRef *)volume->refs->pdata[i])->name;
+        g_autofree char *name = vl_sanlock_ref_id(volume->refs->pdata[i]);
         own->lver[i] = readable ? version_of(keys, name) : VL_SANLOCK_LVER_UNREADABLE;
         own->let_go = own->let_go || g_key_file_get_boolean(keys, LET_GO_GROUP, name, NULL);
         any = any || !readable || g_key_file_has_key(keys, VERSIONS_GROUP, name, NULL);

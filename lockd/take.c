@@ -350,8 +350,10 @@ gboolean
 vl_take_ask_records(VlDaemon *daemon, VlVm *vm, GPtrArray *leases, guint wait_s, const VlCall *call, GError **error)
 {
     VlPatience patience = {.wait_s = wait_s, .began = vl_clock_now(), .call = call};
-    g_autoptr(GPtrArray) takes = takes_for(leases);
+    g_autoptr(GPtrArray) takes = g_ptr_array_new_with_free_func((GDestroyNotify)vl_take_free);
     g_autoptr(GError) local = NULL;
+    for (guint i = 0; i < leases->len; i++) /* not takes_for(): none of them is being taken yet */
+        g_ptr_array_add(takes, vl_take_new(leases->pdata[i]));
     if (!vl_take_announce(daemon, vm, leases, call, error))
         return FALSE;
     if (!vl_take_look(takes, VL_LOOK_RECORD, vl_call_within(call, STEP_S), &local))

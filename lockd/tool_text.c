@@ -195,7 +195,9 @@ tool_text_list(JsonObject *answer, gint64 now, GString *out)
         g_autofree char *pid = number > 0 ? g_strdup_printf("%" G_GINT64_FORMAT, number) : g_strdup("");
         g_autofree char *since = time_of(lease, "since");
         gboolean shared = g_str_equal(string_of(lease, "mode"), "shared");
-        g_autofree char *state = g_strconcat(string_of(lease, "state"), shared ? ",shared" : "", NULL);
+        gint64 wait = int_of(lease, "wait_s", 0);
+        g_autofree char *waiting = wait > 0 ? g_strdup_printf(", %" G_GINT64_FORMAT " s left", wait) : g_strdup("");
+        g_autofree char *state = g_strconcat(string_of(lease, "state"), shared ? ",shared" : "", waiting, NULL);
         tool_table_add(table, string_of(lease, "volume"), state, string_of(lease, "vm"), string_of(lease, "host"), pid,
                        since, NULL);
     }
@@ -354,4 +356,36 @@ tool_text_release(JsonObject *answer, gint64 now, GString *out)
 void
 tool_text_lost(JsonObject *answer, gint64 now, GString *out)
 {
+}
+
+/* ---- cleanup ---- */
+
+static void
+add_files(JsonObject *answer, const char *member, const char *title, GString *out)
+{
+    JsonArray *files = array_of(answer, member);
+    g_autoptr(ToolTable) table = tool_table_new(title, "WHY", NULL);
+    for (guint i = 0; i < count_of(answer, member); i++) {
+        JsonObject *file = object_at(files, i);
+        tool_table_add(table, string_of(file, "file"), string_of(file, "why"), NULL);
+    }
+    if (!count_of(answer, member))
+        return;
+    g_string_append_c(out, '\n');
+    tool_table_print(table, "", out);
+}
+
+void
+tool_text_cleanup(JsonObject *answer, gint64 now, GString *out)
+{
+    gboolean dry = bool_of(answer, "dry_run");
+    g_autofree char *removed = amount(count_of(answer, "removed"), "lease file");
+    g_autofree char *used = amount(count_of(answer, "used"), "file");
+    g_autofree char *dir = tool_printable(string_of(answer, "directory"));
+    g_string_append_printf(out, "%s: %s %s, %s in use left alone\n", dir, removed, dry ? "would be removed" : "removed",
+                           used);
+    if (dry)
+        add_files(answer, "removed", "UNUSED", out);
+    add_files(answer, "unknown", "NOT UNDERSTOOD, LEFT ALONE", out);
+    add_files(answer, "failed", "NOT REMOVED", out);
 }

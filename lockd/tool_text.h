@@ -16,6 +16,7 @@ void tool_text_list(JsonObject *answer, gint64 now, GString *out);
 void tool_text_show(JsonObject *answer, gint64 now, GString *out);
 void tool_text_fence(JsonObject *answer, gint64 now, GString *out);
 void tool_text_release(JsonObject *answer, gint64 now, GString *out);
+void tool_text_cleanup(JsonObject *answer, gint64 now, GString *out);
 
 /* Nothing to say. */
 void tool_text_lost(JsonObject *answer, gint64 now, GString *out);

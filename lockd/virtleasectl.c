@@ -8,6 +8,7 @@
 #include "common/protocol.h"
 #include "lockd/error.h"
 #include "lockd/tool_call.h"
+#include "lockd/tool_cleanup.h"
 #include "lockd/tool_table.h"
 #include "lockd/tool_text.h"
 
@@ -24,8 +25,8 @@ typedef struct {
     char *socket;
     int timeout;
     gboolean json, version;
-    gboolean all, force, no_fence; /* of a verb */
-    char **words;                  /* verb and operand */
+    gboolean all, force, no_fence, dry_run; /* of a verb */
+    char **words;                           /* verb and operand */
 } Options;
 
 typedef struct {
@@ -35,6 +36,7 @@ typedef struct {
     const char *help;
     const char *waiting; /* with %s for the operand */
     ToolText text;
+    char *(*ask)(const ToolRequest *request, GError **error); /* NULL: tool_call */
 } Verb;
 
 static const Verb verbs[] = {
@@ -48,6 +50,8 @@ static const Verb verbs[] = {
      "ending the sessions of host %s and fencing its disks", tool_text_fence},
     {"release", "VOLUME", " --force [--no-fence]", "take a volume's lease away from its holder, fencing that first",
      "fencing and freeing %s", tool_text_release},
+    {"cleanup", NULL, " [--dry-run]", "remove sanlock lease files that no VM on any host uses",
+     "looking at lease files", tool_text_cleanup, tool_cleanup},
     {"lost", "VM", "",
      "said by sanlock, not by people: the lockspace that guards the disks of this VM (uuid) is failing",
      "stopping VM %s", tool_text_lost},
@@ -89,6 +93,7 @@ context_new(Options *options)
          NULL},
         {"no-fence", 0, 0, G_OPTION_ARG_NONE, &options->no_fence,
          "release: leave the holder's access to the image alone", NULL},
+        {"dry-run", 'n', 0, G_OPTION_ARG_NONE, &options->dry_run, "cleanup: only say what would be removed", NULL},
         {"version", 'V', 0, G_OPTION_ARG_NONE, &options->version, "print the version", NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &options->words, NULL, NULL},
         {NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
@@ -126,6 +131,7 @@ check_options(const Verb *verb, const Options *options, GError **error)
         {"--all", options->all},
         {"--force", options->force},
         {"--no-fence", options->no_fence},
+        {"--dry-run", options->dry_run},
     };
     for (guint i = 0; i < G_N_ELEMENTS(all); i++)
         if (all[i].given && !strstr(verb->options, all[i].name))
@@ -229,9 +235,11 @@ run(const Verb *verb, const Options *options, GError **error)
         g_ptr_array_add(args, (char *)"--force");
     if (options->no_fence)
         g_ptr_array_add(args, (char *)"--no-fence");
+    if (options->dry_run)
+        g_ptr_array_add(args, (char *)"--dry-run");
     ToolRequest request = {options->socket ? options->socket : VL_DEFAULT_SOCKET, (guint)options->timeout, verb->name,
                            args, waiting};
-    g_autofree char *answer = tool_call(&request, error);
+    g_autofree char *answer = verb->ask ? verb->ask(&request, error) : tool_call(&request, error);
     return answer && print_answer(verb, answer, options->json, error);
 }
 

@@ -36,6 +36,7 @@ struct VlVm {
     gint64 exited_at;   /* vl_clock_now() when the exit was noticed; 0 = not yet */
     gboolean late_exit; /* its clients were not looked at when it exited, but later: always fence (R5) */
     char *unleased;     /* why a disk attached to it has no lease, or NULL: it may not be resumed so */
+    gboolean unadopted; /* its adoption failed: what it lacks is not even in the table, and is taken before a resume */
     gboolean migrating; /* libvirt was seen migrating it to another host */
     gboolean leftover;  /* a detached image is still open in QEMU */
     gint audit_soon;    /* atomic: another host's claim stands in a record of ours; see what becomes of it */

@@ -19,6 +19,7 @@
 
 #include "lockd/error.h"
 #include "lockd/sanlock_call.h"
+#include "lockd/sanlock_clean.h"
 #include "lockd/sanlock_file.h"
 #include "lockd/sanlock_lease.h"
 
@@ -237,13 +238,34 @@ do_status(const char *id, char **words)
     g_free(status.reason);
 }
 
+/* [--dry-run] [FILE...]: virtleasectl's answer */
+static void
+do_clean(const char *id, char **words)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GPtrArray) args = g_ptr_array_new();
+    g_autoptr(JsonBuilder) out = json_builder_new();
+    VlCall call = {.deadline = vl_deadline_in(30)};
+    for (guint i = 0; words[i]; i++)
+        g_ptr_array_add(args, words[i]);
+    json_builder_begin_object(out);
+    gboolean ok = vl_sanlock_clean(space, args, &call, out, &error);
+    json_builder_end_object(out);
+    g_autoptr(JsonNode) root = json_builder_get_root(out);
+    g_autofree char *text = json_to_string(root, FALSE);
+    if (ok)
+        say(id, "ok %s", text);
+    else
+        say(id, "error %s 0 %s", vl_error_name(vl_error_code(error)), error->message);
+}
+
 static const struct {
     const char *verb;
     void (*func)(const char *id, char **words);
 } verbs[] = {
     {"start", do_start}, {"wait", do_wait},   {"status", do_status}, {"vm", do_vm},
     {"take", do_take},   {"drop", do_drop},   {"held", do_held},     {"kill", do_kill},
-    {"alive", do_alive}, {"owner", do_owner}, {"make", do_make},
+    {"alive", do_alive}, {"owner", do_owner}, {"make", do_make},     {"clean", do_clean},
 };
 
 static void

@@ -142,6 +142,8 @@ test_usage(struct daemon *daemon, gconstpointer data)
         {"status --all", "virtleasectl: --all does not go with 'status'\n*"},
         {"show rbd/a --force", "virtleasectl: --force does not go with 'show'\n*"},
         {"fence b --no-fence", "virtleasectl: --no-fence does not go with 'fence'\n*"},
+        {"list --dry-run", "virtleasectl: --dry-run does not go with 'list'\n*"},
+        {"cleanup all", "virtleasectl: 'all' is one word too many\n*"},
         {"release rbd/a", "virtleasectl: 'release' takes the lease away*say --force*\n*"},
         {"list --timeout 0", "virtleasectl: --timeout must be from 1 to 600 seconds\n*"},
         {"list --timeout 601", "virtleasectl: --timeout must be from 1 to 600 seconds\n*"},
@@ -252,6 +254,56 @@ test_nonsense(struct daemon *daemon, gconstpointer data)
     daemon->json = NULL;
     run(daemon, "list");
     assert_ends(1, "", "virtleasectl: what listens at * does not answer like a virtleased\n");
+}
+
+/* ---- cleanup: many requests ---- */
+
+#define CANDIDATES                                                                                                     \
+    "{\"directory\":\"/"                                                                                               \
+    "l\",\"left\":[{\"file\":\"odd\",\"result\":\"unknown\",\"why\":\"w\"}],\"candidates\":[\"1\",\"2\","              \
+    "\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\"]"
+
+static void
+test_cleanup(struct daemon *daemon, gconstpointer data)
+{
+    daemon->json = CANDIDATES ",\"files\":[{\"file\":\"x\",\"result\":\"removed\"},{\"file\":\"y\",\"result\":"
+                              "\"used\",\"why\":\"u\"},{\"file\":\"z\",\"result\":\"gone\"}]}";
+    daemon_start(daemon);
+    run(daemon, "cleanup");
+    assert_ends(0, "/l: 2 lease files removed, 2 files in use left alone\n\nNOT UNDERSTOOD*\nodd * w\n", "");
+    g_assert_cmpuint(daemon->connections, ==, 3); /* candidates, twelve of them, two of them */
+    g_autofree char *last = request_text(daemon);
+    g_assert_cmpstr(last, ==, "cleanup 13 14");
+    run(daemon, "cleanup --dry-run --json");
+    assert_ends(0, "{\"directory\":\"/l\",\"dry_run\":true,\"looked_at\":14,\"removed\":*", "");
+    g_autofree char *dry = request_text(daemon);
+    g_assert_cmpstr(dry, ==, "cleanup --dry-run 13 14");
+}
+
+static void
+test_cleanup_progress(struct daemon *daemon, gconstpointer data)
+{
+    daemon->json = CANDIDATES ",\"files\":[{\"file\":\"x\",\"result\":\"removed\"}]}";
+    daemon->delay_ms = 1100;
+    daemon_start(daemon);
+    run(daemon, "cleanup");
+    assert_ends(0, "/l: 2 lease files removed*", "virtleasectl: 12 of 14 lease files looked at, 1 removed\n");
+}
+
+static void
+test_cleanup_refused(struct daemon *daemon, gconstpointer data)
+{
+    daemon->json = CANDIDATES "}";
+    daemon_start(daemon);
+    run(daemon, "cleanup");
+    assert_ends(1, "", "virtleasectl: after 0 of 14 lease files, 0 of them removed: *different versions\n");
+    daemon->json = "{\"candidates\":[1]}";
+    run(daemon, "cleanup");
+    assert_ends(1, "", "virtleasectl: *a file that is none\n");
+    daemon->code = VL_ERR_STORAGE;
+    daemon->text = "cleanup: this host is not in the sanlock lockspace";
+    run(daemon, "cleanup");
+    assert_ends(1, "", "virtleasectl: cleanup: this host is not in the sanlock lockspace\n");
 }
 
 /* ---- a daemon that is not there, or is slow ---- */
@@ -382,13 +434,23 @@ main(int argc, char **argv)
         const char *name;
         void (*run)(struct daemon *daemon, gconstpointer data);
     } tests[] = {
-        {"/ctl/requests", test_requests},   {"/ctl/usage", test_usage},
-        {"/ctl/answers", test_answers},     {"/ctl/refusals", test_refusals},
-        {"/ctl/no-reason", test_no_reason}, {"/ctl/early-refusal", test_early_refusal},
-        {"/ctl/nonsense", test_nonsense},   {"/ctl/absent", test_absent},
-        {"/ctl/dies", test_dies},           {"/ctl/slow", test_slow},
-        {"/ctl/silent", test_silent},       {"/ctl/not-root", test_not_root},
-        {"/ctl/full-disk", test_full_disk}, {"/ctl/help", test_help},
+        {"/ctl/requests", test_requests},
+        {"/ctl/usage", test_usage},
+        {"/ctl/answers", test_answers},
+        {"/ctl/refusals", test_refusals},
+        {"/ctl/no-reason", test_no_reason},
+        {"/ctl/early-refusal", test_early_refusal},
+        {"/ctl/nonsense", test_nonsense},
+        {"/ctl/cleanup", test_cleanup},
+        {"/ctl/cleanup-progress", test_cleanup_progress},
+        {"/ctl/cleanup-refused", test_cleanup_refused},
+        {"/ctl/absent", test_absent},
+        {"/ctl/dies", test_dies},
+        {"/ctl/slow", test_slow},
+        {"/ctl/silent", test_silent},
+        {"/ctl/not-root", test_not_root},
+        {"/ctl/full-disk", test_full_disk},
+        {"/ctl/help", test_help},
     };
 
     g_test_init(&argc, &argv, NULL);

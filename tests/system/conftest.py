@@ -23,7 +23,7 @@ import os
 
 import pytest
 
-from bed import guest
+from bed import guest, leasing
 from bed.cluster import Cluster
 from bed.host import Host
 from bed.run import HOST_NUMBERS, World, raise_on_sigterm, sh
@@ -148,6 +148,37 @@ def host_c(host_b, new_host, cluster):
 def hosts(host_a, host_b):
     """Two hosts."""
     return [host_a, host_b]
+
+
+@pytest.fixture
+def sanlock_host(new_host, cluster, lease_directory):
+    """sanlock_host(wait=True, conf={}, **setup): a host with virtlease that guards files and block devices by sanlock. start_daemon=False:
+    neither virtleased nor libvirtd runs yet. own_leases=True: host.lease_storage.freeze() takes its lease directory away."""
+    def make(wait=True, conf=None, start_daemon=True, own_leases=False, **setup):
+        setup = {"sanlock": True, "own_locks": True, "plugin_conf": {"timeout": leasing.PLUGIN_TIMEOUT_S}, **setup}
+        host = new_host(cluster, start=False, **setup)
+        host.daemon_conf.update(leasing.settings(lease_directory.path, host.number, **(conf or {})))
+        if own_leases:
+            host.mount_leases()
+        if not start_daemon:
+            host.reboot()
+            host.sanlock.start()
+            return host
+        host.start()
+        if wait:
+            leasing.wait_state(host)
+        return host
+    return make
+
+
+@pytest.fixture
+def sanlock_hosts(sanlock_host):
+    """Two of them, that know each other. The first one formats the lockspace."""
+    made = [sanlock_host(wait=False), sanlock_host(wait=False)]
+    for host in made:
+        leasing.wait_state(host)
+    leasing.wait_acquainted(*made)
+    return made
 
 
 @pytest.fixture

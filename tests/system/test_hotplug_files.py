@@ -207,3 +207,25 @@ def test_symlink_that_leads_elsewhere_by_now(host_a, vm, pair, shared_file):
     host_a.virsh("suspend", guest.name)
     host_a.virsh("resume", guest.name)
     assert "NO lease" not in log_of(host_a)
+
+
+def test_restart_keeps_what_the_status_xml_does_not_name(host_a, vm, pair, shared_file):
+    """The base below a snapshot, and the path of a volume: the lock files know."""
+    guest, _ = pair
+    base, path = guest.disks[0].path, shared_file()
+    host_a.virsh("snapshot-create-as", guest.name, "one", "--disk-only", "--no-metadata", "--diskspec", f"vda,file={base.with_suffix('.overlay')}")
+    host_a.virsh("pool-create-as", "pool", "dir", "--target", path.parent)
+    named = vm([Disk(path=shared_file())], devices=VOLUME.format(path.name), mode="idle")
+    named.start(host_a)
+    for _ in range(2):
+        host_a.kill_virtleased()
+        host_a.start_virtleased()
+        assert_refused(host_a, vm([Disk(path=base)]), guest, base)
+        assert_refused(host_a, vm([Disk(path=path)]), named, path)
+    host_a.virsh("suspend", named.name)
+    host_a.virsh("resume", named.name)
+    assert states(host_a, named) == ["held"] * 2
+    host_a.virsh("blockcommit", guest.name, "vda", "--active", "--pivot", "--wait", timeout=120)
+    wait_until(lambda: volumes(host_a).get(str(base)) == "held", 3, "leased again")
+    named.destroy(host_a)
+    vm([Disk(path=path)], mode="idle").start(host_a)

@@ -86,11 +86,11 @@ def test_incremental_copy_beside_a_shared_disk(hosts, vm, image, cluster):
     guest.start(a)
     guest.wait_writing(a)
     migration = Migration(guest, a, b, "--copy-storage-inc", "--migrate-disks", "vdb", *SLOW_COPY)
-    wait_until(lambda: lease.states(b, guest) == ["incoming"], 20, "under way")
-    assert lease.states(a, guest) == ["held"]
+    wait_until(lambda: sorted(lease.states(b, guest)) == ["incoming", "parked"], 20, "under way, the file leased before NBD writes to it")
+    assert lease.states(a, guest) == ["held"] * 2
     migration.succeeds()
     guest.wait_writing(b)
-    assert lease.states(b, guest) == ["held"]
+    assert lease.states(b, guest) == ["held"] * 2
     ends = [host.path(path).read_bytes() for host in hosts]
     assert ends[0][1024:] == ends[1][1024:] and ends[0][:512] == ends[1][:512]
     assert cluster.blocklist() == {}
@@ -139,7 +139,7 @@ def moved_to(guest, disk, source):
 
 
 def test_file_to_rbd(hosts, vm, image, cluster):
-    """The source needs no lease, the destination has one from before NBD writes to its image."""
+    """The source has its file's, the destination one from before NBD writes to its image."""
     a, b = hosts
     guest = vm([local_disk(a, os.urandom(SIZE))], mode="flat-out")
     guest.start(a)
@@ -147,7 +147,7 @@ def test_file_to_rbd(hosts, vm, image, cluster):
     there, xml = moved_to(guest, Disk(image(size=SIZE)), a)
     migration = Migration(guest, a, b, "--copy-storage-all", "--xml", xml, *SLOW_COPY)
     wait_until(lambda: lease.states(b, guest) == ["parked"], 20, "the image is leased before anything writes to it")
-    assert lease.states(a, guest) == []
+    assert lease.states(a, guest) == ["held"]
     assert b.name in vm([Disk(there.disks[0].image)]).start(a, check=False).stderr
     migration.succeeds()
     there.wait_writing(b)
@@ -159,7 +159,7 @@ def test_file_to_rbd(hosts, vm, image, cluster):
 
 
 def test_rbd_to_file(hosts, vm, image, cluster):
-    """The image stays the source's until its QEMU is gone; then it is free, and the destination has none."""
+    """The image stays the source's until its QEMU is gone; then it is free, and the destination has its file's."""
     a, b = hosts
     guest = vm([Disk(filled(image, cluster))], mode="flat-out")
     guest.start(a)
@@ -171,7 +171,7 @@ def test_rbd_to_file(hosts, vm, image, cluster):
     assert a.name in vm([Disk(guest.disks[0].image)]).start(b, check=False).stderr
     migration.succeeds()
     wait_until(lambda: b.path(LOCAL).read_bytes()[512:520] == b"VLWRITER", 30, "it writes there")
-    assert lease.states(b, guest) == []
+    assert lease.states(b, guest) == ["held"]
     assert_all_free(guest, [a], cluster)
     data = b.path(LOCAL).read_bytes()
     assert content(cluster, guest.disks[0].image) == data[:512] + data[1024:]

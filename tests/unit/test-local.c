@@ -3,6 +3,7 @@
  * is a sleeping child. */
 #include <glib/gstdio.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,6 +62,7 @@ vm_new(Bed *bed, const char *name, gboolean shared)
 {
     pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody */
         pause();
         _exit(0);
     }

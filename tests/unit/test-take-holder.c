@@ -24,6 +24,22 @@ test_living_holder(void)
     case_end(&c);
 }
 
+/* Before a slow backend waits for a dead owner, the others are asked: the leases are not being taken yet. */
+static void
+test_asked_first(void)
+{
+    Case c;
+    g_autoptr(GError) error = NULL;
+    VlCall call = {.deadline = vl_deadline_in(40)};
+    case_begin(&c, FALSE, NULL);
+    case_held_by_b(&c, 1);
+    g_assert_false(vl_take_ask_records(c.world->daemon, c.vm, c.vm->leases, 20, &call, &error));
+    world_assert_error(error, VL_ERR_HELD, "vol1 is in use: leased by VM 'web1' on host node-b since 20*");
+    world_assert_lease(c.vm, "vol1", VL_LEASE_NONE);
+    fake_assert_never(c.store, "cas");
+    case_end(&c);
+}
+
 /* The other disk was free and is taken in vain when the second one turns out to be held meanwhile: rolled back. */
 static void
 second_goes(FakeStore *store, FakeOp op, const char *name, gpointer opaque)
@@ -233,6 +249,7 @@ main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/take/living-holder", test_living_holder);
+    g_test_add_func("/take/asked-first", test_asked_first);
     g_test_add_func("/take/rollback", test_rollback);
     g_test_add_func("/take/rollback-fails", test_rollback_fails);
     g_test_add_func("/take/local-holder", test_local_holder);

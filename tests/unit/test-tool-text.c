@@ -116,6 +116,9 @@ test_list(void)
                 "rbd:rbd/web1  held           web1  node-a  4711  2026-09-21 14:13:20\n"
                 "rbd:rbd/iso   parked,shared  web2  node-a  12    2026-09-21 14:13:19\n"
                 "rbd:rbd/db    indexed        db    node-b  -     -\n");
+    assert_text(tool_text_list,
+                "{'leases':[{'volume':'file:/a','state':'taking','vm':'w','pid':1,'host':'a','wait_s':43}]}",
+                "VOLUME   STATE              VM  HOST  PID  SINCE\nfile:/a  taking, 43 s left  w   a     1    -\n");
 }
 
 static void
@@ -205,6 +208,22 @@ test_release(void)
                 "No client has it open.\n");
 }
 
+static void
+test_cleanup(void)
+{
+    assert_text(tool_text_cleanup,
+                "{'directory':'/l','dry_run':false,'looked_at':3,'removed':[{'file':'aa'}],'used':[{'file':'b'},"
+                "{'file':'c'}],'unknown':[],'failed':[]}",
+                "/l: 1 lease file removed, 2 files in use left alone\n");
+    assert_text(tool_text_cleanup,
+                "{'directory':'/l','dry_run':true,'removed':[{'file':'aa'},{'file':'bb'}],'used':[],"
+                "'unknown':[{'file':'x\\ty','why':'not the name of a lease'}],'failed':[{'file':'cc','why':'busy'}]}",
+                "/l: 2 lease files would be removed, 0 files in use left alone\n"
+                "\nUNUSED  WHY\naa      -\nbb      -\n"
+                "\nNOT UNDERSTOOD, LEFT ALONE  WHY\nx\\x09y                      not the name of a lease\n"
+                "\nNOT REMOVED  WHY\ncc           busy\n");
+}
+
 /* A daemon of another version: nothing crashes, nothing is printed raw. */
 static void
 test_strange(void)
@@ -217,8 +236,8 @@ test_strange(void)
         "'claim':{},'lock_owner':{'managed':1},'version':7,'host':{},'volume':[]}",
         "{'holders':[{'since':9223372036854775807,'vm':'\\u001b[2J'}],'vms':-1}",
     };
-    static const ToolText texts[] = {tool_text_status, tool_text_list, tool_text_show, tool_text_fence,
-                                     tool_text_release};
+    static const ToolText texts[] = {tool_text_status, tool_text_list,    tool_text_show,
+                                     tool_text_fence,  tool_text_release, tool_text_cleanup};
 
     for (guint i = 0; i < G_N_ELEMENTS(answers); i++)
         for (guint k = 0; k < G_N_ELEMENTS(texts); k++) {
@@ -242,6 +261,7 @@ main(int argc, char **argv)
     g_test_add_func("/text/show-free", test_show_free);
     g_test_add_func("/text/fence", test_fence);
     g_test_add_func("/text/release", test_release);
+    g_test_add_func("/text/cleanup", test_cleanup);
     g_test_add_func("/text/strange", test_strange);
     return g_test_run();
 }

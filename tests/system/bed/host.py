@@ -92,6 +92,7 @@ class Host(Namespace):
         self.virtlockd = Service(self, "virtlockd")
         self.with_sanlock = False
         self.storage = Storage(self)
+        self.lease_storage = Storage(self, "bindfs-leases")     # of the lease directory alone; unused unless mount_leases()
         self.lease_directory = None
         self.sanlock_conf = {}      # changes to qemu-sanlock.conf
         self.lockd_conf = {}        # and to qemu-lockd.conf
@@ -125,6 +126,8 @@ class Host(Namespace):
         """Boot with everything running: what the chosen lock manager needs, then libvirtd. Also after a power loss."""
         self.boot()
         self.storage.mount()
+        if self.lease_storage.directory:
+            self.lease_storage.mount()
         if self.with_sanlock or self.lock_manager == "sanlock":
             self.sanlock.start()
         if self.lock_manager == "lockd":
@@ -133,6 +136,10 @@ class Host(Namespace):
             self.start_virtleased()
         self.start_libvirtd()
         return self
+
+    def mount_leases(self):
+        """Before it boots: the lease directory comes through a FUSE mount that can be frozen."""
+        self.lease_storage.directory = self.lease_directory.path
 
     def power_loss(self):
         self.close_connection()

@@ -19,9 +19,9 @@ MOUNT_TIMEOUT_S = 10
 class Storage:
     """See the module. directory and devices are set before the host boots; None: the host sees what everybody sees."""
 
-    def __init__(self, machine):
+    def __init__(self, machine, name="bindfs"):
         self.machine = machine
-        self.service = Service(machine, "bindfs")
+        self.service = Service(machine, name)
         self.directory = None
         self.devices = []           # may grow while the host is up: see add()
 
@@ -34,6 +34,13 @@ class Storage:
                    f"{self.machine.name} mounts {self.directory}, see {self.service.log}")
         for device in self.devices:
             self.add(device)
+
+    def freeze(self):
+        """Whatever the host does there from now on hangs."""
+        self.service.freeze()
+
+    def thaw(self):
+        self.service.thaw()
 
     def add(self, device):
         """Give the (running) host a node of its own for that device."""
