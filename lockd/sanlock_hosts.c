@@ -102,3 +102,12 @@ vl_sanlock_hosts_alive(VlSanlockHosts *hosts)
     g_mutex_unlock(&hosts->lock);
     return n;
 }
+
+char *
+vl_sanlock_space_host_text(VlSanlockSpace *space, guint64 host_id)
+{
+    VlSpaceHost host = {0};
+    (void)vl_sanlock_space_host(space, host_id, &host);
+    return host.name[0] ? g_strdup_printf("host %" G_GUINT64_FORMAT " (%s)", host_id, host.name)
+                        : g_strdup_printf("host %" G_GUINT64_FORMAT, host_id);
+}

@@ -35,6 +35,7 @@ struct VlSanlockSpace {
     int monitor;  /* a connection that ends with the daemon */
     gint64 began; /* of the present attempt to join */
     guint pause_ms;
+    char *refused; /* why the last attempt failed; NULL: it did not, or there was none */
     guint ticks;
     gboolean was_joined; /* VMs may have leases: not to be in it is a loss. At first as well: VMs outlive us */
     gboolean ever_joined;
@@ -115,15 +116,6 @@ vl_sanlock_space_host(VlSanlockSpace *space, guint64 host_id, VlSpaceHost *ret)
     return vl_sanlock_hosts_get(space->hosts, host_id, ret);
 }
 
-char *
-vl_sanlock_space_host_text(VlSanlockSpace *space, guint64 host_id)
-{
-    VlSpaceHost host = {0};
-    (void)vl_sanlock_space_host(space, host_id, &host);
-    return host.name[0] ? g_strdup_printf("host %" G_GUINT64_FORMAT " (%s)", host_id, host.name)
-                        : g_strdup_printf("host %" G_GUINT64_FORMAT, host_id);
-}
-
 /* ---- steps of the thread; each returns how long to wait before the next, in ms ---- */
 
 static void
@@ -194,7 +186,10 @@ step_format(VlSanlockSpace *space)
         return pause_grow(space);
     }
     if (rc == 0) {
-        set_state(space, VL_SPACE_JOINING, "the lockspace is there");
+        /* The next attempt may take sanlock a minute and more: meanwhile the last one is what is known. */
+        g_autofree char *reason =
+            g_strconcat("the lockspace is there", space->refused ? "; last time: " : NULL, space->refused, NULL);
+        set_state(space, VL_SPACE_JOINING, reason);
         return 0;
     }
     if (rc == -ENOENT && !space->conf->space) {
@@ -224,6 +219,7 @@ static void
 joined(VlSanlockSpace *space)
 {
     space->was_joined = space->ever_joined = TRUE;
+    g_clear_pointer(&space->refused, g_free);
     space->ticks = 0;
     space->pause_ms = RETRY_FIRST_MS;
     vl_space_call_publish_name(space->conf);
@@ -263,6 +259,8 @@ step_join(VlSanlockSpace *space)
     g_autofree char *file = vl_space_call_path(space->conf);
     g_autofree char *what = g_strdup_printf("joining %s as host %u", file, space->conf->host_id);
     vl_sanlock_error(&error, VL_SANLOCK_JOIN, rc, what, NULL);
+    g_free(space->refused);
+    space->refused = g_strdup(error->message);
     set_state(space, VL_SPACE_FORMATTING, error->message); /* perhaps it has been formatted anew */
     return pause_grow(space);
 }
@@ -393,6 +391,7 @@ vl_sanlock_space_free(VlSanlockSpace *space)
     close(space->wake[0]);
     vl_sanlock_hosts_free(space->hosts);
     g_free(space->reason);
+    g_free(space->refused);
     g_mutex_clear(&space->lock);
     g_cond_clear(&space->cond);
     g_free(space);

@@ -259,7 +259,8 @@ test_versions_not_written(Life *life, gconstpointer unused)
 static void
 write_versions(Life *life, const char *text)
 {
-    g_test_message("%s", text);
+    g_autofree char *shown = g_strescape(text, NULL);
+    g_test_message("%s", shown);
     g_assert_true(g_file_set_contents(life->file, text, -1, NULL));
 }
 
