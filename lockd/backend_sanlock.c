@@ -39,11 +39,12 @@ vl_sanlock_lease_of(VlLease *lease)
 static void
 san_lease_clear(VlLease *lease)
 {
-    VlSanlockLease *own = lease->priv;
+    vl_vms_lock(lease->vm->vms); /* `list` reads it under that lock alone */
+    VlSanlockLease *own = g_steal_pointer(&lease->priv);
+    vl_vms_unlock(lease->vm->vms);
     if (own)
         vl_lockfile_free(own->local);
     g_free(own);
-    lease->priv = NULL;
 }
 
 /* ---- start ---- */
