@@ -193,7 +193,8 @@ test_of_an_earlier_life(Two *two, gconstpointer unused)
     make_old(two->file, 5000);
     assert_like(host_do(two->b, "start"), "ok");
     host_until(two->b, 90, "ok joined;*", "status"); /* it waits for its own death */
-    host_until(two->a, 20, "ok *removed*", g_strdup_printf("clean %s", base(two->file)));
+    g_autofree char *command = g_strdup_printf("clean %s", base(two->file));
+    host_until(two->a, 20, "ok *removed*", command);
 }
 
 /* Somebody wants it while a cleanup holds it: gets it all the same, in a file of its own. */
