@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later
  * Leases in other places than a directory that everybody may write to, and hosts that do not fit together: real sanlock
  * daemons, as in test-sanlock.c. Block devices and missing rights need root. */
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,13 +17,15 @@
 
 typedef struct {
     Rig rig;
-    char *device; /* a loop device, to be given back */
+    char *device; /* a loop device; goes with the last that has it open, us if need be */
+    int device_fd;
 } Place;
 
 static void
 place_setup(Place *place, gconstpointer unused)
 {
     rig_setup(&place->rig, NULL);
+    place->device_fd = -1;
 }
 
 /* -> what it printed; NULL: it failed. `host`: whose sanlock daemon it talks to. */
@@ -63,8 +66,8 @@ place_teardown(Place *place, gconstpointer unused)
     const char *const names[] = {SETTINGS, RIGHTS};
     for (guint i = 0; i < G_N_ELEMENTS(names); i++)
         g_unsetenv(names[i]);
-    if (place->device)
-        g_free(run(NULL, "losetup", "-d", place->device, NULL));
+    if (place->device_fd >= 0)
+        close(place->device_fd);
     g_free(place->device);
     rig_teardown(&place->rig, NULL);
 }
@@ -81,7 +84,10 @@ device_new(Place *place, const char *sector)
         g_test_skip("no loop devices here");
         return NULL;
     }
-    return g_strchomp(place->device);
+    place->device_fd = open(g_strchomp(place->device), O_RDONLY | O_CLOEXEC);
+    g_assert_cmpint(place->device_fd, >=, 0);
+    must(run(NULL, "losetup", "-d", place->device, NULL));
+    return place->device;
 }
 
 static gboolean
