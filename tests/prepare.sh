@@ -5,7 +5,7 @@ PACKAGES="gcc clang pkg-config meson ninja-build libglib2.0-dev libjson-glib-dev
 libvirt-dev librados-dev librbd-dev libsanlock-dev libclang-rt-14-dev
 libvirt-daemon libvirt-daemon-system libvirt-clients libvirt-daemon-driver-qemu libvirt-sanlock sanlock
 ceph-mon ceph-osd ceph-common qemu-system-x86 qemu-block-extra qemu-utils
-binutils iproute2 procps util-linux bindfs tini faketime locales
+binutils iproute2 procps util-linux mount e2fsprogs bindfs tini faketime locales
 python3 python3-pytest python3-pytest-timeout python3-pytest-xdist python3-libvirt python3-rados python3-rbd"
 
 say() {
