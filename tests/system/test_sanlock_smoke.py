@@ -163,7 +163,7 @@ def test_power_loss(sanlock_hosts, vm, shared_file):
     began = time.monotonic()
     guest.start(b, timeout=240)
     print("taken over after", time.monotonic() - began)
-    assert 62 < time.monotonic() - began < 80
+    assert 62 < time.monotonic() - began < 120
     guest.wait_writing(b)
 
 
