@@ -155,6 +155,16 @@ resolve_all(GPtrArray *resolves)
         g_thread_join(threads->pdata[i]);
 }
 
+/* Of two disks of a VM on one volume the exclusive one wins, as long as nothing has been taken. */
+static void
+used_by(VlLease *lease, const VlDisk *disk)
+{
+    lease->seen = TRUE;
+    lease->device = lease->device && disk->device;
+    if (lease->state == VL_LEASE_NONE && !disk->device && !disk->readonly)
+        lease->shared = lease->shared && disk->shareable;
+}
+
 /* A path counts as it was written, too: a symlink that leads elsewhere by now, or nowhere, changes nothing for the QEMU
  * that went through it. */
 static gboolean
@@ -164,8 +174,7 @@ known_already(VlVm *vm, const VlDisk *disk)
         VlLease *lease = vm->leases->pdata[i];
         if (!vl_volume_spec_equal(&lease->spec, &disk->spec))
             continue;
-        lease->seen = TRUE;
-        lease->device = lease->device && disk->device;
+        used_by(lease, disk);
         return TRUE;
     }
     return FALSE;
@@ -182,8 +191,7 @@ add_lease(VlVm *vm, const Resolve *resolve, GPtrArray *ret_new)
         vl_vm_add_lease(vm, lease);
         g_ptr_array_add(ret_new, lease);
     }
-    lease->seen = TRUE;
-    lease->device = lease->device && resolve->disk->device;
+    used_by(lease, resolve->disk);
 }
 
 gboolean

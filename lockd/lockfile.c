@@ -115,19 +115,25 @@ read_entry(GKeyFile *keys, const char *group)
     return NULL;
 }
 
-/* What is not understood is nobody: a file cut short by a power loss is of an earlier boot, and the lock itself tells
- * whether a virtleased holds it. */
+/* NULL with errno: it cannot be read. What is not understood is nobody: a file cut short by a power loss is of an
+ * earlier boot, and the lock itself tells whether a virtleased holds it. */
 static GPtrArray *
 read_living(int fd, const char *boot)
 {
-    GPtrArray *entries = g_ptr_array_new_with_free_func(entry_free);
     struct stat st;
-    if (fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > SIZE_MAX_B)
-        return entries;
-    g_autofree char *text = g_malloc((gsize)st.st_size);
+    if (fstat(fd, &st) < 0)
+        return NULL;
+    if (st.st_size > SIZE_MAX_B) {
+        errno = EFBIG;
+        return NULL;
+    }
+    g_autofree char *text = g_malloc((gsize)st.st_size + 1);
     ssize_t len = pread(fd, text, (gsize)st.st_size, 0);
+    if (len < 0)
+        return NULL;
+    GPtrArray *entries = g_ptr_array_new_with_free_func(entry_free);
     g_autoptr(GKeyFile) keys = g_key_file_new();
-    if (len <= 0 || !g_key_file_load_from_data(keys, text, (gsize)len, G_KEY_FILE_NONE, NULL))
+    if (len == 0 || !g_key_file_load_from_data(keys, text, (gsize)len, G_KEY_FILE_NONE, NULL))
         return entries;
     g_auto(GStrv) groups = g_key_file_get_groups(keys, NULL);
     for (gsize i = 0; groups[i]; i++) {
@@ -220,6 +226,8 @@ static gboolean
 take_guarded(int fd, const char *path, const VlLockfileHolder *holder, GError **error)
 {
     g_autoptr(GPtrArray) living = read_living(fd, holder->who->boot);
+    if (!living)
+        return failed(path, "cannot be read", errno, error);
     const VlLockfileEntry *other = in_the_way(living, holder);
     if (other)
         return refuse(other, path, holder, error);
@@ -269,6 +277,8 @@ static void
 strike(VlLockfile *file)
 {
     g_autoptr(GPtrArray) living = read_living(file->fd, file->who.boot);
+    if (!living)
+        return;
     for (guint i = living->len; i > 0; i--)
         if (vl_incarnation_equal(&((VlLockfileEntry *)living->pdata[i - 1])->who, &file->who))
             g_ptr_array_remove_index(living, i - 1);
@@ -304,7 +314,7 @@ sweep_file(const char *path, const char *boot)
     if (fd < 0)
         return;
     g_autoptr(GPtrArray) living = read_living(fd, boot);
-    if (!living->len && lock_byte(fd, F_WRLCK, LEASE_BYTE))
+    if (living && !living->len && lock_byte(fd, F_WRLCK, LEASE_BYTE))
         (void)unlink(path);
     close(fd);
 }
@@ -337,6 +347,8 @@ vl_lockfile_holders(const char *dir, const char *name, const char *boot, GError 
     if (fd < 0)
         return g_ptr_array_new_with_free_func(entry_free);
     GPtrArray *living = read_living(fd, boot);
+    if (!living)
+        failed(path, "cannot be read", errno, error);
     close(fd);
     return living;
 }

@@ -38,6 +38,25 @@ has_leases(VlVm *vm)
     return any;
 }
 
+/* Not one whose leases were all let go on purpose: that is safe, by their versions. Of a disk that the status XML does
+ * not name (type 'volume') there is no lease in the table after a restart of ours, only its version is left. */
+static gboolean
+has_unprotected(VlVm *vm)
+{
+    gboolean any = FALSE, unprotected = FALSE;
+    vl_vms_lock(vm->vms);
+    for (guint i = 0; i < vm->leases->len; i++) {
+        const VlLease *lease = vm->leases->pdata[i];
+        if (vl_backend_of(lease->volume) != &vl_backend_sanlock || !vl_lease_is_ours(lease))
+            continue;
+        const VlSanlockLease *own = lease->priv; /* goes under this lock */
+        any = TRUE;
+        unprotected = unprotected || !own || !own->let_go;
+    }
+    vl_vms_unlock(vm->vms);
+    return unprotected || !any;
+}
+
 enum { STOPPING = 1, STOPPED = 2 };
 
 static void
@@ -57,20 +76,12 @@ vl_sanlock_unprotected(VlDaemon *daemon, VlVm *vm, const char *reason)
     vl_daemon_run(daemon, stop_job, vl_vm_ref(vm), (GDestroyNotify)vl_vm_unref);
 }
 
-static void
-wait_stopped(VlVm *vm)
-{
-    gint64 until = g_get_monotonic_time() + (gint64)(STOP_S * G_USEC_PER_SEC);
-    while (g_atomic_int_get(&vm->sanlock_lost) != STOPPED && !g_atomic_int_get(&vm->exited) &&
-           g_get_monotonic_time() < until)
-        g_usleep(POLL_US);
-}
-
 typedef struct {
     VlVm *vm;
     char *reason;
-    gboolean lost; /* sanlock does not know the VM any more; set before done */
-    gint done;     /* atomic */
+    gboolean lost;    /* sanlock does not know the VM any more; both set before done */
+    gboolean stopped; /* libvirt has paused it, or it is being killed: what we believe of its CPUs is no proof */
+    gint done;        /* atomic */
 } Loss;
 
 static void
@@ -105,6 +116,8 @@ lose_all(VlDaemon *daemon, VlVm *vm, const char *reason)
     }
 }
 
+/* The action first and without a lock of ours: a call about the VM may hold its operation lock for long, and libvirt
+ * calls us back while it pauses it. A resume in between asks sanlock and is refused. */
 static void
 loss_job(VlDaemon *daemon, gpointer data)
 {
@@ -112,19 +125,17 @@ loss_job(VlDaemon *daemon, gpointer data)
     VlVm *vm = loss->vm;
     g_autoptr(GHashTable) held = vl_sanlock_lease_inquire((pid_t)vm->who.pid, vm->name, vl_deadline_in(STEP_S), NULL);
     /* Known to the daemon as ever: it was only our own connection that broke. */
-    gboolean lost = !held || g_hash_table_size(held) == 0;
-    loss->lost = lost;
-    /* Being adopted, its leases have no state yet and its operation lock is taken; and of a disk that the status XML
-     * does not name (type 'volume') only the versions are left after a restart of ours. */
-    if (lost && (vm->adopting || !has_leases(vm))) {
-        vl_sanlock_unprotected(daemon, vm, loss->reason);
-        wait_stopped(vm);
-    } else if (lost) {
-        g_mutex_lock(&vm->op);
-        lose_all(daemon, vm, loss->reason);
-        g_mutex_unlock(&vm->op);
+    loss->lost = (!held || g_hash_table_size(held) == 0) && (vm->adopting || has_unprotected(vm));
+    if (loss->lost) {
+        g_warning("VM %s: its sanlock leases are LOST: %s", vm->name, loss->reason);
+        loss->stopped = vl_action_stop(daemon, vm);
     }
     g_atomic_int_set(&loss->done, 1);
+    if (!loss->lost || vm->adopting) /* being adopted, its leases have no state yet */
+        return;
+    g_mutex_lock(&vm->op);
+    lose_all(daemon, vm, loss->reason);
+    g_mutex_unlock(&vm->op);
 }
 
 /* Or it may, because its administrator wants it so. */
@@ -133,12 +144,7 @@ is_stopped(const VlDaemon *daemon, Loss *loss)
 {
     if (g_atomic_int_get(&loss->vm->exited))
         return TRUE;
-    if (!g_atomic_int_get(&loss->done))
-        return FALSE;
-    vl_vms_lock(loss->vm->vms);
-    gboolean runs = loss->vm->running;
-    vl_vms_unlock(loss->vm->vms);
-    return !runs || !loss->lost || vl_action_ignores(daemon, loss->vm);
+    return g_atomic_int_get(&loss->done) && (!loss->lost || loss->stopped || vl_action_ignores(daemon, loss->vm));
 }
 
 static gboolean

@@ -233,6 +233,10 @@ test_unusable(Bed *bed, gconstpointer data)
     assert_refused(&nowhere, &a, VL_ERR_STORAGE, "lock file /nonexistent/*cannot be opened*");
     g_assert_cmpint(symlink("/etc/passwd", path), ==, 0);
     assert_refused(bed, &a, VL_ERR_STORAGE, "lock file *cannot be opened*");
+    g_assert_cmpint(g_unlink(path), ==, 0);
+    g_assert_true(g_file_set_contents(path, "", 0, NULL));
+    g_assert_cmpint(truncate(path, 2 * 1024 * 1024), ==, 0); /* too much to be read: who is in it is not known */
+    assert_refused(bed, &a, VL_ERR_STORAGE, "lock file *cannot be read*");
     vm_done(&a);
 }
 
